@@ -120,7 +120,7 @@ base-images:
 	for tag in 3.11-bookworm 3.11-slim-bookworm; do \
 	  digest=$$(docker buildx imagetools inspect $(DOCKER_HUB)library/python:$$tag --format '{{.Manifest.Digest}}') \
 	  && sed -i "s|\(library/python:$$tag@\)sha256:[0-9a-f]*|\1$$digest|" \
-	    cloudbuild.yaml cloudbuild.pr.yaml components/Dockerfile trainer/Dockerfile || exit 1; \
+	    cloudbuild.yaml cloudbuild.pr.yaml components/Dockerfile trainer/Dockerfile serving/Dockerfile || exit 1; \
 	done
 
 clean:

@@ -11,6 +11,8 @@ RUN_ID_VARIABLE = "GAUNTLET_RUN_ID"
 """The id of the pipeline run. As a parameter of train-model it would prevent every cache hit."""
 STATES_VARIABLE = "GAUNTLET_STATES"
 """The folder on a persistent volume for training states, with one folder per run."""
+TOKENS_VARIABLE = "GAUNTLET_TOKEN_CACHE"
+"""The folder for token ids of splits, which trainings on one machine share."""
 
 SIGNAL_OFFSET = 128
 """A shell exits with this plus the signal's number when a signal ended its command."""

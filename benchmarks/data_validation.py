@@ -29,9 +29,10 @@ Aims, of medians of three, each printed with what was found; exit code 1 if one 
    leak that validate-data has not found;
 7. in each file of `--pairs` the near-duplicates and leaks (similarity 0.8) of validate-data are those of a
    comparison of all pairs of rows, row by row, each with a partner of the same similarity; and its
-   rejected.csv has the bytes that the code in CHECKOUT writes.
+   rejected.csv has the bytes that the code in CHECKOUT writes;
+8. the data report has at most 2 MB.
 
-`--quick` takes 2,000 and 4,000 rows once and judges 6 and 7 only.
+`--quick` takes 2,000 and 4,000 rows once and judges 6 to 8 only.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ EXACT = (
 )
 SIMILAR = ("near_duplicates", "leakage")
 LEAST_ROWS_PER_SECOND, LEAST_OVER_BEFORE, LEAST_OVER_PEERS = 100_000, 50, 5
-MOST_GB, MOST_POWER = 1.5, 1.05
+MOST_GB, MOST_POWER, MOST_REPORT_MB = 1.5, 1.05, 2.0
 ROWS_OF_SPEED, ROWS_OF_MEMORY = 1_000_000, 10_000_000
 SECONDS_BETWEEN_LOOKS = 0.05
 TEMPLATE = (
@@ -101,7 +102,7 @@ TEMPLATE = (
 BLOCK = 500_000  # rows drawn at once
 KEPT = 10_000  # training rows that rows of the other splits are like
 PAIRS_AT_ONCE, PAIRS_SIMILARITY = 500, 0.8
-GB = 1e9
+GB, MB = 1e9, 1e6
 
 OURS = """
 import json, sys, time
@@ -127,6 +128,7 @@ class Measured:
         seconds: Of its work.
         cpu: Seconds of CPU time of it and its children, start and imports included.
         peak: Bytes.
+        report: Bytes of the data report; 0 of a peer.
         found: The number of rows by check.
         similar: File and line of the rows of each check in `SIMILAR`.
     """
@@ -134,6 +136,7 @@ class Measured:
     seconds: float
     cpu: float
     peak: int
+    report: int
     found: Mapping[str, int]
     similar: Mapping[str, frozenset[tuple[str, int]]]
 
@@ -355,10 +358,11 @@ def measure(command: Sequence[str], output: Path, checkout: Path | None) -> Meas
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
     content = json.loads(said.splitlines()[-1])
-    rejected = output / "rejected.csv"
+    report, rejected = output / "report.html", output / "rejected.csv"
     similar = content.get("similar") or rejected_rows(rejected)
     rows = {check: frozenset(map(tuple, found)) for check, found in similar.items()}
-    return Measured(content["seconds"], cpu, max(peaks), content["found"], rows)
+    size = report.stat().st_size if report.exists() else 0
+    return Measured(content["seconds"], cpu, max(peaks), size, content["found"], rows)
 
 
 def watch(process: psutil.Popen, peaks: list[int]) -> None:
@@ -564,6 +568,8 @@ def judge(
         power = math.log(ours[largest].seconds / ours[small].seconds) / math.log(largest / small)
         words = f"seconds grow by the power {power:.2f} from {small:,} to {largest:,} rows"
         aims.append((words, power <= MOST_POWER or quick))
+    report = max(one.report for one in ours.values()) / MB
+    aims.append((f"a report of {report:.2f} MB", report <= MOST_REPORT_MB))
     aims += [
         aim for peer, of_size in of_peers.items() for size, one in of_size.items()
         for aim in agreement(peer, size, ours[size], one)

@@ -132,6 +132,8 @@ class Certificate(WithFigures):
     Attributes:
         cpu_class: Of the CPU that it was proved on; None for a GPU.
         portable: Whether it gives the same answers on every class of x86-64 CPU.
+        max_neighbour_flips: The share of rows whose label may change with the rows of their batch for a
+            server to compute rows of several requests together.
     """
 
     candidate: str
@@ -152,3 +154,4 @@ class Certificate(WithFigures):
     processor: str
     cpu_class: str | None = None
     portable: bool | None = None
+    max_neighbour_flips: float | None = None

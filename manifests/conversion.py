@@ -85,6 +85,8 @@ class Conversion(Section):
         max_metric_drop: For the upper confidence limit (95 %, paired bootstrap) of what macro-F1 loses.
         max_neighbour_difference: How much the rows and the padding of a row's batch may change its
             probability of any class. They may change no more labels than `min_label_agreement` allows.
+        max_neighbour_flips: The share of rows that may get another label with other rows in their batch for
+            a server to compute rows of several requests together. It refuses no candidate.
         student: For candidates that are made from a student, where there is one.
         repetition_penalty: For a language model: what the logits of tokens that prompt or answer hold
             already are divided by (multiplied below 0) in every answer of the bundle; 1 is no penalty.
@@ -101,6 +103,7 @@ class Conversion(Section):
     min_label_agreement: Fraction = 0.995
     max_metric_drop: Fraction = 0.01
     max_neighbour_difference: Fraction = 0.05
+    max_neighbour_flips: Fraction = 0.0
     student: StudentConversion = StudentConversion()
     repetition_penalty: float = Field(1.0, ge=1.0, le=2.0)
 

@@ -91,6 +91,11 @@ class Home:
         """The cache of steps' outputs, which later runs may reuse."""
         return self.folder / "cache"
 
+    @property
+    def token_folder(self) -> Path:
+        """Token ids of splits, which later trainings on the same rows may reuse."""
+        return self.cache_folder / "tokens"
+
     def tuning_folder(self, name: str) -> Path:
         """The folder of a system's studies."""
         return self.folder / "tuning" / name

@@ -329,11 +329,12 @@ class Bundle:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = self.encode([rows[row] for row in chosen])  # type: ignore[arg-type]
-            for scores, of_batch in zip(found, self._run(names, batch), strict=True):
+            for scores, of_batch in zip(found, self.compute(names, batch), strict=True):
                 scores[chosen] = of_batch
         return found
 
-    def _run(self, names: Sequence[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
+    def compute(self, names: Sequence[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
+        """The named outputs for one batch, each (B, …), or an `InputError` if the graph cannot compute it."""
         try:
             return list(self.session.run(list(names), batch))
         except GRAPH_ERRORS as error:

@@ -214,7 +214,7 @@ class Decoder:
         Raises:
             PromptError: A prompt is empty, or with the new tokens longer than the model reads.
         """
-        self._check(prompts, max_new_tokens)
+        self.check(prompts, max_new_tokens)
         generator = np.random.default_rng(seed)
         tokens, mask = pad_left(prompts)
         cache = _Cache(self.session, len(prompts))
@@ -255,7 +255,8 @@ class Decoder:
         cache = _Cache(self.session, len(input_ids))
         return cache.feed(input_ids, attention_mask, keep=np.arange(width - count, width))
 
-    def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    def check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Raise the `PromptError` of `steps`."""
         for row, prompt in enumerate(prompts):
             if not prompt:
                 raise PromptError(f"prompt {row + 1} has no tokens; a model needs one to continue")

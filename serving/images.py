@@ -9,13 +9,14 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
 from gauntlet.serving.bundle import BundleError, BundleInfo
-from gauntlet.serving.interface import Batch, Image, InputError, Resize
+from gauntlet.serving.interface import Batch, Image, InputError, Resize, Row
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PictureOfPillow
@@ -64,10 +65,18 @@ class ImageInputs:
             if not isinstance(row, np.ndarray) or row.dtype != np.uint8 or row.shape != self.row_shape:
                 found = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
                 raise InputError(f"found {found}, expected an image of uint8 {self.row_shape}")
-        stacked = np.stack(list(rows))
+        stacked = np.ascontiguousarray(np.stack(list(rows)))  # rows may be views of files with channels last
         if len(self.names) == 1:
             return {self.names[0]: stacked}
         return {name: np.ascontiguousarray(stacked[:, at]) for at, name in enumerate(self.names)}
+
+    def row(self, row: Image) -> Row:
+        """An image alone. Raises as `batch`."""
+        return Row(self.batch([row]), 1)
+
+    def stacked(self, rows: Sequence[Row]) -> Batch:
+        """What `batch` gives for the rows' images."""
+        return {name: np.concatenate([row.inputs[name] for row in rows]) for name in self.names}
 
 
 def read_resize(folder: Path, info: BundleInfo) -> Resize:
@@ -85,13 +94,20 @@ def read_resize(folder: Path, info: BundleInfo) -> Resize:
 
 
 def read_image(
-    path: Path, shape: tuple[int | str, ...], resize: Resize = "stretch", of_scan: bool = False
+    file: Path | bytes,
+    shape: tuple[int | str, ...],
+    resize: Resize = "stretch",
+    of_scan: bool = False,
+    most_pixels: int = MOST_PIXELS,
 ) -> Image:
-    """An image file's picture, brought to `shape` (C, H, W) and made grey or RGB. Raises as `open_image`."""
-    return fitted(open_image(path, str(path), of_scan), shape, resize)
+    """The picture of a file or of its bytes, brought to `shape` (C, H, W). Raises as `open_image`."""
+    opened, name = (BytesIO(file), "the image") if isinstance(file, bytes) else (file, str(file))
+    return fitted(open_image(opened, name, of_scan, most_pixels), shape, resize)
 
 
-def open_image(file: Path | IO[bytes], name: str, of_scan: bool = False) -> PictureOfPillow:
+def open_image(
+    file: Path | IO[bytes], name: str, of_scan: bool = False, most_pixels: int = MOST_PIXELS
+) -> PictureOfPillow:
     """A file's picture, grey or RGB.
 
     It is rotated as its EXIF data say; transparent pixels become black; of 16 bits the upper 8 are kept. If
@@ -111,7 +127,7 @@ def open_image(file: Path | IO[bytes], name: str, of_scan: bool = False) -> Pict
             warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # MOST_PIXELS is stricter
             opened = Pillow.open(file, formats=formats)
         with opened as picture:
-            _require_readable(picture, name, of_scan)
+            _require_readable(picture, name, of_scan, most_pixels)
             turned = ImageOps.exif_transpose(picture)
             if turned.mode.startswith(WORDS):
                 turned = Pillow.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
@@ -128,17 +144,17 @@ def open_image(file: Path | IO[bytes], name: str, of_scan: bool = False) -> Pict
     except Pillow.DecompressionBombError:  # raised before `_require_readable` sees the size
         over = 2 * (Pillow.MAX_IMAGE_PIXELS or 0)
         raise InputError(
-            f"{name}: found more than {over:,} pixels, expected at most {MOST_PIXELS:,}. Shrink it."
+            f"{name}: found more than {over:,} pixels, expected at most {most_pixels:,}. Shrink it."
         ) from None
     except Exception as error:  # a damaged file makes pillow's decoders raise almost anything
         raise InputError(f"{name}: cannot be read: {error}. Save it again as PNG or JPEG.") from None
 
 
-def _require_readable(picture: ImageFile, name: str, of_scan: bool) -> None:
+def _require_readable(picture: ImageFile, name: str, of_scan: bool, most_pixels: int) -> None:
     """Refuse by what the header says, before any pixel is decoded."""
-    if picture.width * picture.height > MOST_PIXELS:
+    if picture.width * picture.height > most_pixels:
         raise InputError(
-            f"{name}: found {picture.width} × {picture.height} pixels, expected at most {MOST_PIXELS:,}. "
+            f"{name}: found {picture.width} × {picture.height} pixels, expected at most {most_pixels:,}. "
             "Shrink it."
         )
     pictures = getattr(picture, "n_frames", 1) if picture.format in SEVERAL else 1

@@ -2,12 +2,15 @@
 
 A kind's serving module defines `FILES` and `open_model`, and `open_inputs` if it uses `bundle.Bundle`.
 docs/how-to/add_a_task_kind.md describes them. It never imports torch.
+
+N = rows, B = batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -38,6 +41,25 @@ class InputError(Exception):
     """A row that the model cannot take."""
 
 
+@dataclass(eq=False)
+class Row:
+    """A row that was read, alone.
+
+    Attributes:
+        inputs: The graph's inputs by name, each (1, …).
+        length: What the row costs: the tokens of a text, and of its answer where that is text; 1 of an image.
+        cut: Whether only a part of the row is read.
+        given: What the row's answer repeats, by column; empty for a server.
+        is_wanted: False once nobody waits for the answer, so that a long one can be ended.
+    """
+
+    inputs: Batch
+    length: int
+    cut: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)
+    is_wanted: bool = True
+
+
 class Inputs(Protocol):
     """Turns rows of one kind into a batch."""
 
@@ -50,6 +72,12 @@ class Inputs(Protocol):
         Raises:
             InputError: The model cannot take these rows.
         """
+
+    def row(self, row: Any) -> Row:
+        """One row, alone. Raises as `batch`."""
+
+    def stacked(self, rows: Sequence[Row]) -> Batch:
+        """The graph's inputs of rows that were read one by one, each (B, …), padded to the longest."""
 
 
 @dataclass(frozen=True)
@@ -104,4 +132,74 @@ class GraphModel(ServedModel, Protocol):
 
         Raises:
             BundleError: A score is not finite, or the other rows of its batch change a row's answer.
+        """
+
+    def golden(self) -> Sequence[Sequence[float]]:
+        """The scores of made-up rows, each alone: `verification` compares them with those of the proof."""
+
+
+Part = str | bytes | Path
+"""A part of a row: a text, or an image as the bytes of a file or as its path."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A part of every answer as the Open Inference Protocol describes it.
+
+    Attributes:
+        name: Its key in an answer's `content`.
+        datatype: `BYTES` for a text, else a number such as `FP32`.
+        shape: Without the rows.
+    """
+
+    name: str
+    datatype: Literal["BYTES", "FP32", "FP64"]
+    shape: tuple[int, ...] = ()
+
+
+class RowModel(GraphModel, Protocol):
+    """A model that a server asks row by row, with rows of several requests in one batch.
+
+    Attributes:
+        parameters: What a request may set, by name, with the default.
+        most_rows: How many rows may share a batch; None is any number.
+    """
+
+    parameters: Mapping[str, int]
+    most_rows: int | None
+
+    @property
+    def medium(self) -> Literal["text", "image"]:
+        """What each part of a row is."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The parts of a row, by name."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The parts of an answer."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths of rows that the model is warmed up with, ascending."""
+
+    def sample(self, length: int) -> Row:
+        """A made-up row of that length."""
+
+    def read(self, parts: Sequence[Part], parameters: Mapping[str, int], most_pixels: int) -> Row:
+        """A row from its parts, one for each column.
+
+        `parameters` has a value for each of the model's. `most_pixels` bounds an image before it is decoded.
+
+        Raises:
+            InputError: The model cannot take it.
+        """
+
+    def run(self, rows: Sequence[Row]) -> list[Answer]:
+        """The answer to each row of one batch.
+
+        Raises:
+            InputError: The model cannot take one of them.
+            BundleError: An answer is not finite.
         """

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from gauntlet.serving.interface import Batch, InputError
+from gauntlet.serving.interface import Batch, InputError, Row
 
 if TYPE_CHECKING:
     from gauntlet.serving.bundle import BundleInfo
@@ -88,6 +88,7 @@ class TextInputs:
     """A tokenizer as a bundle uses it."""
 
     tokenizer: Tokenizer
+    pad_id: int
 
     @classmethod
     def open(cls, path: Path, max_length: int) -> TextInputs:
@@ -95,7 +96,7 @@ class TextInputs:
         opened = open_tokenizer(path)
         opened.tokenizer.enable_truncation(max_length)
         opened.tokenizer.enable_padding(direction="right", pad_id=opened.pad_id, pad_token=opened.pad_token)
-        return cls(opened.tokenizer)
+        return cls(opened.tokenizer, opened.pad_id)
 
     @classmethod
     def of_bundle(cls, folder: Path, info: BundleInfo) -> TextInputs:
@@ -120,16 +121,41 @@ class TextInputs:
         Raises:
             InputError: A row is not a text, or the tokenizer fails at one.
         """
+        return _arrays(self._encoded(rows))
+
+    def row(self, row: str) -> Row:
+        """A text alone. Raises as `batch`, and for a text without a token."""
+        [encoding] = self._encoded([row])
+        if not encoding.ids:
+            raise InputError("found a text without a token, expected a text that the tokenizer can read")
+        return Row(_arrays([encoding]), len(encoding.ids), cut=bool(encoding.overflowing))
+
+    def stacked(self, rows: Sequence[Row]) -> Batch:
+        """What `batch` gives for the rows' texts."""
+        shape = len(rows), max(row.length for row in rows)
+        found = {
+            "input_ids": np.full(shape, self.pad_id, dtype=np.int64),
+            "attention_mask": np.zeros(shape, dtype=np.int64),
+        }
+        for at, row in enumerate(rows):
+            for name, values in row.inputs.items():
+                found[name][at, : row.length] = values[0]
+        return found
+
+    def _encoded(self, rows: Sequence[str]) -> list[Encoding]:
         if not all(isinstance(row, str) for row in rows):
             raise InputError("found rows that are no texts, expected texts: this model classifies texts")
         try:
-            encoded = encodings(self.tokenizer, rows)
+            return encodings(self.tokenizer, rows)
         except TokenizerError as error:
             raise InputError(str(error)) from None
-        return {
-            "input_ids": np.array([e.ids for e in encoded], dtype=np.int64),
-            "attention_mask": np.array([e.attention_mask for e in encoded], dtype=np.int64),
-        }
+
+
+def _arrays(encoded: Sequence[Encoding]) -> Batch:
+    return {
+        "input_ids": np.array([e.ids for e in encoded], dtype=np.int64),
+        "attention_mask": np.array([e.attention_mask for e in encoded], dtype=np.int64),
+    }
 
 
 def _require_failure_of_the_library(error: BaseException) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has
 """Texts of different lengths that any model of texts can read."""
 SHOWN_TENSORS = 4
 NEIGHBOUR_BOUND = "max_neighbour_difference"
+GOLDEN_FILE = "golden.json"
+"""The scores of made-up rows on the CPU of the proof: a served model carries no row of its data."""
+FP32_DIFFERENCE = 1e-3
 UNPROVED_NEIGHBOUR_DIFFERENCE = 0.05  # for a bundle whose certificate has no bound
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
@@ -41,15 +44,19 @@ class Check:
     fault: str | None = None
 
 
+CHECKS = ("files", "certificate", "tensors", "prediction", "golden")
+
+
 def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
-    """Check the files' hashes, then the certificate, the graph's tensors and a prediction.
+    """Check the files' hashes, the certificate, the graph's tensors, a prediction and the golden scores.
 
     The first check that fails is the last one. Of a bundle without a graph, whose model a service serves,
-    only the files are checked. `sha256` is that of `bundle.json`, if a registry has recorded it.
+    only the files are checked; one without golden answers is of an earlier version. `sha256` is that of
+    `bundle.json`, if a registry has recorded it.
     """
     checks: list[Check] = []
     looks = _looks(folder, sha256)
-    for name in ("files", "certificate", "tensors", "prediction"):
+    for name in CHECKS:
         try:
             checks.append(Check(name, next(looks)))
         except StopIteration:
@@ -61,12 +68,34 @@ def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
-    """What each check finds, in order; a check that fails raises."""
+def proved_model(folder: Path, sha256: str | None = None) -> GraphModel:
+    """The model of a bundle that passes every check of `verify`.
+
+    Raises:
+        BundleError: A check fails, or a service serves the model.
+    """
+    looks = _looks(folder, sha256)
+    for name in (*CHECKS, "end"):
+        try:
+            next(looks)
+        except StopIteration as end:
+            if end.value is None:
+                raise BundleError(f"{folder}: it has no graph: a service serves the model") from None
+            model: GraphModel = end.value
+            return model
+        except BundleError:
+            raise
+        except Exception as error:  # as in `verify`
+            raise BundleError(f"{folder}: {name}: {type(error).__name__}: {error}") from None
+    raise AssertionError
+
+
+def _looks(folder: Path, sha256: str | None) -> Generator[str, None, GraphModel | None]:
+    """What each check finds, in order; a check that fails raises. The model is what the generator returns."""
     info = read_info(folder, sha256)
     yield f"{len(info.files)} files have the sha256 that bundle.json says"
     if MODEL_FILE not in info.files:
-        return
+        return None
     if PARITY_FILE not in info.files:
         raise BundleError(
             f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
@@ -75,7 +104,31 @@ def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
     yield _certificate(folder, info, certificate)
     model: GraphModel = of_kind(info.task, "open_model")(folder, sha256)
     yield _tensors(folder, info, model.session)
-    yield model.prove(_neighbour_bound(folder, certificate))
+    bound = _neighbour_bound(folder, certificate)
+    yield model.prove(bound)
+    if GOLDEN_FILE in info.files:
+        yield _golden(folder, model, FP32_DIFFERENCE if info.precision == "fp32" else bound)
+    return model
+
+
+def _golden(folder: Path, model: GraphModel, bound: float) -> str:
+    """Compare the scores of the made-up rows with those that conversion wrote down."""
+    path = folder / GOLDEN_FILE
+    try:
+        expected = np.array(json.loads(path.read_text(encoding="utf-8"))["scores"], dtype=np.float64)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BundleError(f"{path}: found no scores: {error}. Convert the checkpoint again") from None
+    found = np.array(model.golden(), dtype=np.float64)
+    if found.shape != expected.shape:
+        raise BundleError(f"{path}: found scores {expected.shape}, and the model gives {found.shape}")
+    difference = float(np.abs(found - expected).max())
+    if not difference <= bound:
+        raise BundleError(
+            f"{path}: a score differs by {difference:.3g} from the one that was proved, expected at most "
+            f"{bound:g}. It was proved on another CPU than this one, {cpu_class()}, or with other versions "
+            "of onnxruntime or tokenizers. Convert the checkpoint again, or serve it there"
+        )
+    return f"{found.shape[0]} rows have the scores that were proved, within {difference:.1g}"
 
 
 def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any]) -> str:

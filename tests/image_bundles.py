@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from gauntlet.serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
 
@@ -69,3 +71,20 @@ def write_graph_bundle(
     )
     write_bundle(folder, info, {path.name: path for path in parts.iterdir()})
     return folder
+
+
+SIDE = 4
+
+
+def write_shapes(folder: Path) -> Path:
+    """A bundle that tells images with a diagonal from others."""
+    weights = np.stack([np.eye(SIDE), 1 - np.eye(SIDE)], axis=-1).astype(np.float32)[np.newaxis]
+    return write_image_bundle(folder, weights, ("diagonal", "rest"))
+
+
+def picture(*, diagonal: bool) -> bytes:
+    """A grey PNG of `SIDE` × `SIDE`, bright on the diagonal or beside it."""
+    pixels = np.eye(SIDE, dtype=np.uint8) if diagonal else 1 - np.eye(SIDE, dtype=np.uint8)
+    stream = BytesIO()
+    Image.fromarray(pixels * 9).save(stream, "PNG")
+    return stream.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ("components", "trainer")
+ALL_IMAGES = (*IMAGES, "serving")
 LOCKS = (
     "requirements.lock",
     "requirements-dev.lock",
@@ -45,7 +47,7 @@ def package_folders() -> set[str]:
     return set(project["tool"]["setuptools"]["package-dir"].values()) - {"gauntlet"}
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", ALL_IMAGES)
 def test_an_image_ends_as_a_user_that_is_not_root(name: str) -> None:
     users = [rest for word, rest in final_stage(name) if word == "USER"]
     created = [shlex.split(rest) for word, rest in final_stage(name) if word == "RUN" and "useradd" in rest]
@@ -61,7 +63,7 @@ def test_an_image_holds_every_package_that_the_project_declares(name: str) -> No
     assert package_folders() | {"gauntlet/__init__.py"} <= copied
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", ALL_IMAGES)
 def test_what_a_dockerfile_copies_is_there_and_in_the_build_context(name: str) -> None:
     context = [
         line[1:]
@@ -79,7 +81,7 @@ def test_what_a_dockerfile_copies_is_there_and_in_the_build_context(name: str) -
     assert all((ROOT / source).exists() for source in copied)
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", ALL_IMAGES)
 def test_whatever_pip_takes_from_an_index_is_named_in_a_lock_file_with_its_hashes(name: str) -> None:
     commands = [
         command
@@ -89,14 +91,14 @@ def test_whatever_pip_takes_from_an_index_is_named_in_a_lock_file_with_its_hashe
         if "install" in command and "-m pip" in command and "--no-index" not in command
     ]
 
-    assert len(commands) == 3
+    assert len(commands) == {"serving": 1}.get(name, 3)
     for command in commands:
         words = shlex.split(command)
         assert {"--require-hashes", "--no-deps"} <= set(words)
         assert words[words.index("--requirement") + 1].endswith(".lock")
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", ALL_IMAGES)
 def test_a_base_image_is_named_by_digest(name: str) -> None:
     [default] = [rest for word, rest in instructions(name) if word == "ARG" and "PYTHON_IMAGE" in rest]
     stages = [rest.split()[0] for word, rest in instructions(name) if word == "FROM"]
@@ -118,7 +120,7 @@ def test_the_images_differ_in_torch_and_in_what_they_are_for_alone() -> None:
     assert without_torch("components") == without_torch("trainer")
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", ALL_IMAGES)
 def test_an_image_gets_the_packages_that_a_build_argument_names(name: str, tmp_path: Path) -> None:
     [run] = [rest for word, rest in instructions(name) if word == "RUN" and "$EXTRA_PACKAGES" in rest]
     mount, _, command = run.partition(" ")
@@ -225,7 +227,7 @@ def test_the_final_stage_takes_a_compiler_from_debian_and_holds_no_source_tree(n
 
 
 def test_one_command_moves_every_base_image_to_the_digest_of_today(tmp_path: Path) -> None:
-    files = ("cloudbuild.yaml", "cloudbuild.pr.yaml", "components/Dockerfile", "trainer/Dockerfile")
+    files = ("cloudbuild.yaml", "cloudbuild.pr.yaml", *(f"{name}/Dockerfile" for name in ALL_IMAGES))
     for file in ("Makefile", "pyproject.toml", *files):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
@@ -243,6 +245,19 @@ def test_one_command_moves_every_base_image_to_the_digest_of_today(tmp_path: Pat
     for file in files:
         digests = re.findall(r"sha256:(\d+)", (tmp_path / file).read_text(encoding="utf-8"))
         assert digests == [("1" if "Dockerfile" in file else "2") * 64]
+
+
+def test_the_serving_image_starts_the_server_as_its_first_process_and_holds_what_its_wheel_is_made_of() -> (
+    None
+):
+    [command] = [rest for word, rest in final_stage("serving") if word == "ENTRYPOINT"]
+    assert json.loads(command) == ["python", "-m", "gauntlet.serving", "serve"]  # no shell between
+    environment = " ".join(rest for word, rest in final_stage("serving") if word == "ENV").split()
+    assert "PORT=8080" in environment  # so that it listens on all addresses
+    project = tomllib.loads((ROOT / "serving/pyproject.toml").read_text(encoding="utf-8"))
+    folders = project["tool"]["setuptools"]["package-dir"].values()
+    copied = {part for word, rest in instructions("serving") if word == "COPY" for part in rest.split()[:-1]}
+    assert {folder.removeprefix("../") for folder in folders} - {"gauntlet", "."} <= copied
 
 
 def test_the_trainer_image_asks_for_the_gpu() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
@@ -24,7 +25,8 @@ from PIL import Image
 from gauntlet.serving.bundle import file_sha256, write_bundle
 from tests.environments import Environment, everything_but_gauntlet
 from tests.image_bundles import write_image_bundle
-from tests.text_bundles import word_score_info, write_parts
+from tests.serving.running import SECONDS, running
+from tests.text_bundles import certified, word_score_info, write_parts
 
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -98,6 +100,13 @@ def test_a_bundle_of_texts_is_verified_and_asked_with_the_serving_packages_alone
     first, second = map(json.loads, asked.stdout.splitlines())
     assert (first["text"], first["label"], second["label"]) == ("good", "good", "bad")
     assert asked.stderr == "row 2: cut at 4 tokens, as in training; the rest is not read\n"
+
+
+def test_a_server_needs_the_serving_packages_alone(serving: Environment, tmp_path: Path) -> None:
+    with running(str(certified(tmp_path)), python=str(serving.python), PYTHONPATH="") as server:
+        answer = httpx.post(server.url + "/predict", json={"instances": ["good"]}, timeout=SECONDS)
+        assert answer.json()["predictions"][0]["label"] == "good"
+        assert server.end()[0] == 0
 
 
 def test_a_bundle_of_images_is_asked_and_a_file_that_is_none_is_one_message(

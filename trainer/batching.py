@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,19 @@ import numpy.typing as npt
 # percent, small enough that a batch's rows still change from epoch to epoch.
 BATCHES_PER_POOL = 50
 
+Rows = npt.NDArray[np.int64]
+"""Indices of rows."""
+
+Lengths = Sequence[int] | npt.NDArray[np.integer[Any]]
+
 
 def training_batches(
-    lengths: Sequence[int],
+    lengths: Lengths,
     batch_size: int,
     seed: int,
     epoch: int,
     chances: npt.NDArray[np.float64] | None = None,
-) -> list[list[int]]:
+) -> list[Rows]:
     """Row indices of each batch of one epoch, the last batch possibly smaller.
 
     Every row once, or as many as there are rows drawn by their `chances` (N,), some of them repeatedly.
@@ -34,12 +40,11 @@ def training_batches(
     else:
         order = generator.choice(len(lengths), size=len(lengths), p=chances)
     length = np.asarray(lengths)
-    batches: list[list[int]] = []
     pool_size = BATCHES_PER_POOL * batch_size
     for start in range(0, len(order), pool_size):
         pool = order[start : start + pool_size]
-        pool = pool[np.argsort(length[pool], kind="stable")]
-        batches += [pool[at : at + batch_size].tolist() for at in range(0, len(pool), batch_size)]
+        pool[:] = pool[np.argsort(length[pool], kind="stable")]
+    batches = cut(order, batch_size)
     return [batches[at] for at in generator.permutation(len(batches))]
 
 
@@ -49,26 +54,30 @@ def sampling_chances(labels: npt.NDArray[np.int64], power: float) -> npt.NDArray
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+def evaluation_batches(lengths: Lengths, batch_size: int) -> list[Rows]:
     """Row indices of each batch in order of length: every row once."""
-    order = np.argsort(np.asarray(lengths), kind="stable")
-    return [order[at : at + batch_size].tolist() for at in range(0, len(order), batch_size)]
+    return cut(np.argsort(np.asarray(lengths), kind="stable"), batch_size)
 
 
-def micro_batches(batch: Sequence[int], count: int) -> list[list[int]]:
+def cut(order: Rows, batch_size: int) -> list[Rows]:
+    """Batches as views of the order, since lists of integers would take five times the memory."""
+    return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+
+
+def micro_batches(batch: Rows, count: int) -> list[Rows]:
     """Cut one optimizer step's rows into at most `count` near-equal parts."""
-    return [part.tolist() for part in np.array_split(np.asarray(batch), min(count, len(batch)))]
+    return np.array_split(batch, min(count, len(batch)))
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """Rows that go through the model at once. If not `counts`, it only keeps the ranks in step."""
 
-    rows: list[int]
+    rows: Rows
     counts: bool = True
 
 
-def rank_share(batch: Sequence[int], accumulation: int, rank: int, ranks: int) -> list[MicroBatch]:
+def rank_share(batch: Rows, accumulation: int, rank: int, ranks: int) -> list[MicroBatch]:
     """A rank's micro-batches of one optimizer step.
 
     All ranks together get every row once, in `accumulation` parts each. Every rank gets the same number of

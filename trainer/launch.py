@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 
 from torch import distributed
 
+from gauntlet.backends.processes import TOKENS_VARIABLE
 from gauntlet.contracts.document import read_json, write_json
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
 from gauntlet.manifests.training import Training
@@ -223,6 +224,7 @@ def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[st
 
 def _train_rank(run: TrainingRun, folder: str) -> dict[str, Any] | None:
     """One rank, in a process of its own. It writes its ending to `folder` if it fails."""
+    os.environ.setdefault(TOKENS_VARIABLE, str(Path(folder) / "tokens"))
     world = World.from_environment()
     try:
         history = train(run, world)

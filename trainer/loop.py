@@ -18,12 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 
 from gauntlet.contracts.training import Epoch, TrainingHistory
 from gauntlet.manifests.errors import GauntletError, Preempted
 from gauntlet.manifests.training import Training
-from gauntlet.trainer.batching import MicroBatch, rank_share, training_batches
+from gauntlet.trainer.batching import MicroBatch, Rows, rank_share, training_batches
 from gauntlet.trainer.ranks import OutOfMemoryOnARank
 from gauntlet.trainer.replica import Replica, prefetched
 from gauntlet.trainer.schedule import learning_rate
@@ -105,7 +106,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self._world = self.replica.world
         self._lengths = self.replica.task.train_lengths
-        self._weights = self.replica.task.train_weights
+        self._weights = np.asarray(self.replica.task.train_weights)
         self._began = time.monotonic() - self.state.seconds
         self._training_since = time.monotonic()
         self._steps_per_epoch = math.ceil(len(self._lengths) / self.section.batch_size)
@@ -113,7 +114,7 @@ class _Loop:
             self.section.total_epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
         # Steps whose sums have not been read from the device.
-        self._unread: list[tuple[torch.Tensor, list[int], float]] = []
+        self._unread: list[tuple[torch.Tensor, Rows, float]] = []
         self._watch = Watch(
             self.section.resources,
             self.state.history,
@@ -169,7 +170,7 @@ class _Loop:
             self._settle()
         return in_time
 
-    def _take_steps(self, batches: list[list[int]]) -> bool:
+    def _take_steps(self, batches: list[Rows]) -> bool:
         """Take steps until the epoch ends or a step runs out of memory, or until the budget is used up.
 
         Returns False for the budget. After a step without enough memory the caller continues with smaller
@@ -199,7 +200,7 @@ class _Loop:
                 self._save(preempted, over_memory)
         return True
 
-    def _step(self, batch: list[int], micro_batches: list[tuple[Batch, bool]]) -> bool:
+    def _step(self, batch: Rows, micro_batches: list[tuple[Batch, bool]]) -> bool:
         """One update from a batch's rows; False if there is not enough memory.
 
         In that case only the running statistics of batch normalisation may have changed.
@@ -238,13 +239,14 @@ class _Loop:
             flush=True,
         )
 
-    def _share(self, batch: list[int]) -> list[MicroBatch]:
+    def _share(self, batch: Rows) -> list[MicroBatch]:
         """This rank's micro-batches of an optimizer step."""
         accumulation = self.section.gradient_accumulation * 2 ** len(self.state.history.out_of_memory)
         return rank_share(batch, accumulation, self._world.rank, self._world.size)
 
-    def _weight(self, batch: list[int]) -> float:
-        return sum(self._weights[row] for row in batch)
+    def _weight(self, batch: Rows) -> float:
+        weights: list[float] = self._weights[batch].tolist()
+        return sum(weights)
 
     @property
     def _steps_taken(self) -> int:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.training import Training
-from gauntlet.trainer.batching import MicroBatch, evaluation_batches, in_step
+from gauntlet.trainer.batching import Lengths, MicroBatch, evaluation_batches, in_step
 from gauntlet.trainer.device import AUTOCAST, apply_format, choose_format
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.task import Batch, Task, Tensors, unaliased
@@ -78,7 +78,9 @@ class Replica:
 
     def prepare(self, seed: tuple[int, int], share: Sequence[MicroBatch]) -> list[tuple[Batch, bool]]:
         """The training tensors of one step's micro-batches, on the CPU; pinned if a GPU fetches them."""
-        return [(self._pinned(self.task.training_batch(part.rows, seed)), part.counts) for part in share]
+        return [
+            (self._pinned(self.task.training_batch(part.rows.tolist(), seed)), part.counts) for part in share
+        ]
 
     def step(self, micro_batches: Sequence[tuple[Batch, bool]], weight: float, rate: float) -> torch.Tensor:
         """One optimizer step on all ranks' micro-batches.
@@ -156,7 +158,7 @@ class Replica:
         metrics: dict[str, float] = self.world.from_first(self.task.metrics(outputs))
         return metrics, self.task.confusion(outputs)
 
-    def outputs(self, lengths: Sequence[int], batch_of: Callable[[Sequence[int]], Batch]) -> torch.Tensor:
+    def outputs(self, lengths: Lengths, batch_of: Callable[[Sequence[int]], Batch]) -> torch.Tensor:
         """The task's outputs (N, K) of N rows of these lengths, on every rank's CPU; called on all ranks.
 
         Raises:
@@ -174,18 +176,18 @@ class Replica:
         return self.outputs(lengths, batch_of)
 
     @torch.no_grad()
-    def _outputs(self, lengths: Sequence[int], batch_of: Callable[[Sequence[int]], Batch]) -> torch.Tensor:
+    def _outputs(self, lengths: Lengths, batch_of: Callable[[Sequence[int]], Batch]) -> torch.Tensor:
         self._model.eval()
         batches = [MicroBatch(rows) for rows in evaluation_batches(lengths, self._validation_rows)]
         share = in_step(batches, self.world.rank, self.world.size)
         outputs: torch.Tensor | None = None  # (N, K)
-        tensors = prefetched(lambda part: self._pinned(batch_of(part.rows)), share, self.prefetch)
+        tensors = prefetched(lambda part: self._pinned(batch_of(part.rows.tolist())), share, self.prefetch)
         for part, batch in zip(share, tensors, strict=True):
             of_batch = self.task.outputs(self._module, self._on_device(batch)).float()  # (B, K)
             if outputs is None:
                 outputs = torch.zeros(len(lengths), of_batch.shape[1], device=self.device)
             if part.counts:
-                outputs[part.rows] = of_batch
+                outputs[torch.from_numpy(part.rows)] = of_batch
         assert outputs is not None, "validate-data gives no empty split"
         return self.world.add_up(outputs).cpu()
 

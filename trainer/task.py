@@ -19,6 +19,7 @@ from torch import nn
 from gauntlet.manifests.kinds import task_kind
 from gauntlet.manifests.section import Section
 from gauntlet.manifests.training import Training
+from gauntlet.trainer.batching import Lengths
 
 Batch = tuple[torch.Tensor, ...]
 """Tensors of B rows, in an order that only their task knows."""
@@ -40,18 +41,18 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def train_lengths(self) -> Sequence[int]:
+    def train_lengths(self) -> Lengths:
         """Size of each training row. Rows of similar size are batched together."""
 
     @property
     @abstractmethod
-    def validation_lengths(self) -> Sequence[int]:
+    def validation_lengths(self) -> Lengths:
         """Size of each validation row."""
 
     @property
-    def train_weights(self) -> Sequence[float]:
+    def train_weights(self) -> Sequence[float] | npt.NDArray[Any]:
         """Weight of each training row in the mean loss; for a sum of losses, how many it sums."""
-        return [1] * len(self.train_lengths)
+        return np.ones(len(self.train_lengths), dtype=np.int64)
 
     @property
     def sampling_chances(self) -> npt.NDArray[np.float64] | None:
@@ -163,7 +164,7 @@ class Distillation(Protocol):
 
 
 def load_task(task: str, section: Training, splits: Path) -> Task:
-    """The rows of the splits, in memory, and the model that the section describes.
+    """The rows of the splits, and the model that the section describes.
 
     Raises:
         UsageError: The splits or the pretrained model cannot be found.

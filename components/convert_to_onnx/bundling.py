@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -31,8 +32,10 @@ from gauntlet.serving.bundle import (
     write_bundle,
 )
 from gauntlet.serving.cpu import cpu_class
+from gauntlet.serving.verification import GOLDEN_FILE
 from gauntlet.trainer.splits import read_statistics
 
+GOLDEN_DIGITS = 6
 UNKNOWN = "unknown"  # if the environment does not say
 DTYPES = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
@@ -92,6 +95,7 @@ def bundle_winner(
         timing_threads=comparison.timing_threads or comparison.threads,
         clock=comparison.clock,
         processor=comparison.processor,
+        max_neighbour_flips=comparison.section.max_neighbour_flips,
         **(portability(model) if device == "cpu" else {}),
     ).write(certificate)
     info = BundleInfo(
@@ -114,8 +118,26 @@ def bundle_winner(
     )
     files = {name: subject.checkpoint / name for name in of_kind(record.task, "FILES")}
     files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
-    files |= _training_rows(subject)
-    return write_bundle(folder, info, {**files, **subject.files(winner.graph)})
+    files |= {**_training_rows(subject), **subject.files(winner.graph)}
+    written = write_bundle(folder, info, files)
+    golden = winner.graph.path.with_name(GOLDEN_FILE)
+    if not _write_golden(golden, folder, record.task):
+        return written
+    return write_bundle(folder, info, {**files, GOLDEN_FILE: golden})
+
+
+def _write_golden(path: Path, bundle: Path, task: str) -> bool:
+    """Write the scores of a bundle's made-up rows, if its model has them.
+
+    One that cannot be opened, or whose scores are not finite, has none; `verify` then says why.
+    """
+    try:
+        scores = of_kind(task, "open_model")(bundle).golden()
+        rounded = [[round(score, GOLDEN_DIGITS) for score in row] for row in scores]
+        path.write_text(json.dumps({"cpu_class": cpu_class(), "scores": rounded}, allow_nan=False))
+    except Exception:
+        return False
+    return True
 
 
 def _training_rows(subject: Subject) -> dict[str, Path]:

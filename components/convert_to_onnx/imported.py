@@ -205,6 +205,10 @@ def _read(file: Path) -> onnx.ModelProto:
         raise UsageError(
             f"--from-onnx: {file.name}: found no ONNX model ({error}). Export it again."
         ) from None
+    if not model.graph.output:  # an empty file is a message without fields
+        raise UsageError(
+            f"--from-onnx: {file.name}: found no graph in {file.stat().st_size:,} bytes. Export it again."
+        )
     places = {
         entry.value
         for tensor in model.graph.initializer

@@ -20,6 +20,7 @@ from torch import nn
 from gauntlet.components.convert_to_onnx.export import OUTPUT
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.serving.bundle import Device, open_session, softmax
+from gauntlet.trainer.batching import Lengths
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -52,7 +53,7 @@ class SplitRows(Rows, Protocol):
     """All rows of a split, as the inputs that serving makes of them."""
 
     @property
-    def lengths(self) -> Sequence[int]:
+    def lengths(self) -> Lengths:
         """The length of each row, by which serving batches them."""
 
 
@@ -99,7 +100,7 @@ def onnx_forward(path: Path, threads: int, device: Device = "cpu") -> Forward:
     return forward
 
 
-def parity_batches(lengths: Sequence[int], seed: int) -> tuple[list[Indices], list[Indices]]:
+def parity_batches(lengths: Lengths, seed: int) -> tuple[list[Indices], list[Indices]]:
     """Row indices of ragged batches, and of those that hold all other rows, batched by length.
 
     Up to `RAGGED_ROWS` rows are scored in random order at each of `RAGGED_BATCH_SIZES`: padding that leaks

@@ -36,6 +36,7 @@ HELD_OUT: tuple[SplitName, ...] = ("test", "validation")
 TRAIN = SPLITS.index("train")
 NUMBERS = 2.0**64
 HASH_BYTES = 16
+NAMES_AT_ONCE = 100_000
 
 Hashes = npt.NDArray[np.uint64]
 """The hashes of keys, uint64 (K, 2), the first 64 bits first: 32 hexadecimal digits are a name."""
@@ -43,9 +44,8 @@ Hashes = npt.NDArray[np.uint64]
 
 def hashes_of(keys: Iterable[str]) -> Hashes:
     """The hash of each key, (K, 2); as hexadecimal digits the same as `training_rows.hash_of`."""
-    digests = b"".join(
-        hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest() for key in keys
-    )
+    encoded = (key.encode("utf-8", "surrogatepass") for key in keys)
+    digests = b"".join([hashlib.blake2b(key, digest_size=HASH_BYTES).digest() for key in encoded])
     return np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
@@ -225,9 +225,14 @@ def _top_up(chosen: Flags, groups: Ints, sizes: Ints, enough: int, later: int) -
 
 def _numbers(hashes: Hashes, split_key: str) -> Floats:
     """A number from 0 to 1 for each group, (G,), from its name (G, 2)."""
-    names = (f"{split_key}\0{high:016x}{low:016x}".encode() for high, low in hashes.tolist())
-    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64) / NUMBERS
+    lead, digits = f"{split_key}\0".encode(), 2 * HASH_BYTES
+    numbers = np.empty(len(hashes))
+    for start in range(0, len(hashes), NAMES_AT_ONCE):
+        some = hashes[start : start + NAMES_AT_ONCE].astype(">u8").tobytes().hex().encode()
+        names = (lead + some[at : at + digits] for at in range(0, len(some), digits))
+        digests = b"".join([hashlib.blake2b(name, digest_size=8).digest() for name in names])
+        numbers[start : start + NAMES_AT_ONCE] = np.frombuffer(digests, dtype=">u8") / NUMBERS
+    return numbers
 
 
 def _by_time(groups: Numbers, times: Floats, shares: Mapping[SplitName, float]) -> npt.NDArray[np.int8]:

@@ -20,6 +20,8 @@ from gauntlet.manifests.dataset import Dataset, RowCheck, SplitName
 
 SHOWN_EXAMPLES = 5
 BOUND_STEPS = 1_000
+TEXT_COLUMNS = ("text", "opening", "shown")
+"""The first of these columns that a table has represents its rows."""
 
 
 class ReadTable(Protocol):
@@ -42,30 +44,17 @@ SplitContent: TypeAlias = pa.Table | pa.RecordBatchReader | Mapping[str, npt.NDA
 
 
 @dataclass(frozen=True)
-class ShownRow:
-    """A row in the report; `number` is its position in the table's index."""
-
-    number: int
-    place: str
-    split: str
-    text: str
-    label: str = ""
-
-
-@dataclass(frozen=True)
 class Alike:
-    """Rows that are alike, for the report; `similarity` is that of two rows."""
+    """Rows that are alike, as positions in the table's index.
 
-    rows: tuple[ShownRow, ...]
+    Attributes:
+        similarity: That of two rows; None of rows with one key.
+        labels: What each row is to be answered with, in words; by default the table's `label`.
+    """
+
+    rows: tuple[int, ...]
     similarity: float | None = None
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Some texts of the training split that have something in common, such as their class."""
-
-    title: str
-    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +127,7 @@ class Examination:
         resolution: In words, the smallest difference between two models that the test split can show.
         pictures: Rows of each class for the report, if they are images.
         picture: A PNG in a data URI of the row with a position in the table's index, if rows are images.
-        samples: Some rows for the report, if they are texts.
+        groups: The values of `label` in their order, if the statistics have no labels.
         fault: Why the splits cannot be used although no check failed, in words, or None.
     """
 
@@ -150,7 +139,7 @@ class Examination:
     resolution: str
     pictures: tuple[ClassPicture, ...] = ()
     picture: Callable[[int], str] | None = None
-    samples: tuple[Samples, ...] = ()
+    groups: tuple[str, ...] = ()
     fault: str | None = None
 
 

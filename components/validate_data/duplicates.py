@@ -10,17 +10,15 @@ compare with published ones: `drop` removes the rows that conflict with it inste
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Alike, Finding, Reasons, ShownRow
-from gauntlet.components.validate_data.text import EXCERPT_LEAD, excerpt
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Alike, Finding, Reasons
 from gauntlet.manifests.dataset import SPLITS, SplitName
 
 # A row leaks if its key is also in one of these splits; then the row is dropped, not its double there.
@@ -227,16 +225,12 @@ def find_conflicts(table: pd.DataFrame) -> Finding:
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    of_key = table.loc[affected].groupby("key", sort=False).indices.values()
-    shown = [
-        Alike(shown_rows(table, affected[rows[:SHOWN_EXAMPLES]])) for rows in islice(of_key, SHOWN_ALIKE)
-    ]
     return Finding(
         affected,
         outside_test(table, affected),
         examples,
         reasons=_labelled(table.loc[affected]),
-        alike=tuple(shown),
+        alike=with_one_key(affected, pd.factorize(table.loc[affected, "key"])[0]),
     )
 
 
@@ -295,41 +289,32 @@ def _alike(table: pd.DataFrame, doubles: Doubles) -> Finding:
     pairs = _pairs(table, doubles)
     rows = table.index[doubles.rows]
     examples = [pair_in_words(table, row, *pairs[row]) for row in rows[:SHOWN_EXAMPLES].tolist()]
-    worst = rows[most_alike(doubles)].tolist()
-    alike = tuple(shown_pair(table, row, *pairs[row]) for row in worst)
-    return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs), alike=alike)
+    return Finding(
+        rows,
+        outside_test(table, rows),
+        examples,
+        reasons=partial(like, pairs),
+        alike=most_alike(table.index, doubles),
+    )
 
 
-def most_alike(doubles: Doubles) -> Ints:
-    """Positions of the pairs with the highest similarity, at most one of the rows that are like one row."""
+def most_alike(index: pd.Index[int], doubles: Doubles) -> tuple[Alike, ...]:
+    """The pairs with the highest similarity, for the report, and of those with one `other` only the first."""
     order = np.lexsort((doubles.rows, -doubles.similarities))
-    first = np.unique(doubles.others[order], return_index=True)[1]
-    positions: Ints = order[np.sort(first)[:SHOWN_ALIKE]]
-    return positions
-
-
-def shown_pair(table: pd.DataFrame, row: int, other: int, similarity: float) -> Alike:
-    """Both rows; of long texts what is around their first difference."""
-    one, two = shown_rows(table, [row, other])
-    if "text" in table:
-        texts = table.loc[[row, other], "text"].tolist()
-        same = next(
-            (at for at, (ours, theirs) in enumerate(zip(*texts, strict=False)) if ours != theirs), None
-        )
-        around = max(0, (min(map(len, texts)) if same is None else same) - EXCERPT_LEAD)
-        one, two = (
-            replace(shown, text=excerpt(text, around)) for shown, text in zip((one, two), texts, strict=True)
-        )
-    return Alike((one, two), similarity)
-
-
-def shown_rows(table: pd.DataFrame, rows: Sequence[int] | pd.Index[int]) -> tuple[ShownRow, ...]:
-    """Some rows, as the report shows them."""
+    first = order[np.sort(np.unique(doubles.others[order], return_index=True)[1])[:SHOWN_ALIKE]]
+    rows, others = index[doubles.rows[first]].tolist(), index[doubles.others[first]].tolist()
+    similarities = doubles.similarities[first].tolist()
     return tuple(
-        ShownRow(
-            int(number), str(row["place"]), str(row["split"]), str(row["shown"]), str(row.get("label", ""))
-        )
-        for number, row in zip(rows, table.loc[list(rows)].to_dict("records"), strict=True)
+        Alike((row, other), similarity)
+        for row, other, similarity in zip(rows, others, similarities, strict=True)
+    )
+
+
+def with_one_key(index: pd.Index[int], keys: Numbers) -> tuple[Alike, ...]:
+    """The first rows of the first keys, for the report; `keys` are those of the rows of `index`."""
+    first = np.sort(np.unique(keys, return_index=True)[1])[:SHOWN_ALIKE]
+    return tuple(
+        Alike(tuple(index[np.flatnonzero(keys == key)[:SHOWN_EXAMPLES]].tolist())) for key in keys[first]
     )
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from gauntlet.components.validate_data.checks import Alike, Examination
+from gauntlet.components.validate_data.checks import TEXT_COLUMNS, Alike, Examination
+from gauntlet.components.validate_data.classes import each_label
+from gauntlet.components.validate_data.text import EXCERPT_LEAD, excerpt
 from gauntlet.manifests.dataset import SPLITS
 from gauntlet.manifests.kinds import TaskKind
 from gauntlet.pages import charts
@@ -21,7 +23,19 @@ from gauntlet.pages.page import NOTHING, Masthead, Section, partial, render
 CHECKS = "gauntlet.components.validate_data:checks.html.jinja"
 REPORT = "gauntlet.components.validate_data:report.html.jinja"
 BINS = 40  # of the times of rows
-SHOWN_SAMPLES = 40
+MOST_SAMPLED = 200_000  # rows that examples are chosen from
+SHOWN_CLASSES, SHOWN_SAMPLES = 40, 3
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row that is like another; `picture` is a PNG in a data URI, if rows are images."""
+
+    place: str
+    split: str
+    label: str
+    words: Sequence[Word]
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,18 +86,18 @@ def over_time(examined: Examination) -> Markup:
     if "time" not in rows or not len(rows):
         return NOTHING
     times = rows["time"].to_numpy(dtype=np.float64)
-    splits = rows["split"].to_numpy()
+    splits = np.asarray(rows["split"])
     edges = np.histogram_bin_edges(times, BINS)
     counts: dict[str, list[int]] = {
         split: np.histogram(times[splits == split], edges)[0].tolist() for split in SPLITS
     }
-    chart = charts.timeline("Rows over time", "rows", edges.tolist(), counts, _are_dates(examined.table))
+    first = examined.table.loc[[rows.index[0]]]["time"].iloc[0]
+    chart = charts.timeline("Rows over time", "rows", edges.tolist(), counts, _are_dates(first))
     return partial(f"{REPORT}#time", chart=chart)
 
 
-def _are_dates(table: pd.DataFrame) -> bool:
-    """Whether the times were dates in the data, and not numbers."""
-    first = table["time"].iloc[0]
+def _are_dates(first: object) -> bool:
+    """Whether the times are dates in the data, and not numbers, as their first one says."""
     if isinstance(first, str):
         try:
             float(first)
@@ -96,21 +110,46 @@ def _alike(examined: Examination) -> Iterator[Section]:
     """A section for each check that compares rows and found some."""
     for name, finding in examined.checked.findings.items():
         if finding.alike:
-            rows = [_shown(one, examined) for one in finding.alike]
-            affected = len(finding.affected)
-            body = partial(f"{REPORT}#alike", groups=rows, affected=affected, is_pair=rows[0]["similarity"])
+            groups = [(_shown(one, examined), one.similarity) for one in finding.alike]
+            are_pairs = finding.alike[0].similarity is not None
+            body = partial(f"{REPORT}#alike", groups=groups, found=len(finding.affected), are_pairs=are_pairs)
             yield Section(name, capitalize_first(words(name)), body)
 
 
-def _shown(one: Alike, examined: Examination) -> dict[str, object]:
-    pictures = [examined.picture(row.number) if examined.picture else "" for row in one.rows]
-    texts = [row.text.removeprefix("“").removesuffix("”") for row in one.rows]
-    if one.similarity is None or len(texts) != 2:
-        marked: Sequence[Sequence[Word]] = [[Word(text, is_new=False)] for text in texts]
-    else:
-        marked = compared(*texts)
-    rows = list(zip(one.rows, marked, pictures, strict=True))
-    return {"rows": rows, "similarity": one.similarity}
+def _shown(one: Alike, examined: Examination) -> list[ShownRow]:
+    """The rows in their order; of two texts, the words that differ are marked."""
+    rows, kept = examined.table.loc[list(one.rows)], examined.checked.rows
+    texts = _texts(rows)
+    marked = [[Word(excerpt(text)[1:-1], is_new=False)] for text in texts]
+    if one.similarity is not None:
+        around = max(0, _same_start(*texts) - EXCERPT_LEAD)
+        marked = list(compared(*(excerpt(text, around)[1:-1] for text in texts)))
+    labels = one.labels or (rows["label"] if "label" in rows else [None] * len(rows))
+    return [
+        ShownRow(
+            place=place,
+            split=str(kept["split"].get(row, split)),
+            label="" if pd.isna(label) else str(label),
+            words=marked_words,
+            picture=examined.picture(row) if examined.picture else "",
+        )
+        for row, place, split, label, marked_words in zip(
+            one.rows, rows["place"], rows["split"], labels, marked, strict=True
+        )
+    ]
+
+
+def _same_start(first: str, second: str) -> int:
+    """How many characters two texts have in common at their start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    differs = (at for at, (ours, theirs) in pairs if ours != theirs)
+    return next(differs, min(len(first), len(second)))
+
+
+def _texts(rows: pd.DataFrame) -> list[str]:
+    """What represents rows as they were read."""
+    column = next((name for name in TEXT_COLUMNS if name in rows), "place")
+    return [str(text) for text in rows[column]]
 
 
 def compared(first: str, second: str) -> tuple[list[Word], list[Word]]:
@@ -126,7 +165,21 @@ def compared(first: str, second: str) -> tuple[list[Word], list[Word]]:
 
 
 def _samples(examined: Examination) -> Markup:
-    if not examined.samples:
+    """Some training rows of each class, or of all if there are no classes; nothing if rows are images."""
+    rows = examined.checked.rows
+    if examined.picture is not None or not len(rows):
         return NOTHING
-    left = len(examined.samples) - SHOWN_SAMPLES
-    return partial(f"{REPORT}#samples", samples=examined.samples[:SHOWN_SAMPLES], left=max(0, left))
+    train = rows[rows["split"] == "train"]
+    if len(train) > MOST_SAMPLED:
+        train = train.iloc[np.linspace(0, len(train) - 1, MOST_SAMPLED, dtype=np.int64)]
+    labels = each_label(train)["label"].astype("str")
+    names = list(examined.statistics.labels or examined.groups) or labels.unique().tolist()
+    of_name = labels.groupby(labels, sort=False).indices if len(names) <= len(train) / 2 else {}
+    groups = {name: labels.index[of_name[name]] for name in names[:SHOWN_CLASSES] if name in of_name}
+    shown = groups or {"": train.index}
+    samples = []
+    for name, index in shown.items():
+        few = index[np.linspace(0, len(index) - 1, min(SHOWN_SAMPLES, len(index)), dtype=np.int64)]
+        samples.append((name, _texts(examined.table.loc[few.unique().tolist()])))
+    left = max(0, len(names) - SHOWN_CLASSES) if groups else 0
+    return partial(f"{REPORT}#samples", samples=samples, left=left)

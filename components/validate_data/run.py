@@ -19,7 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gauntlet.components.training_rows import write_fingerprints
-from gauntlet.components.validate_data.checks import CheckedTable, Examination, Finding, ReadTable
+from gauntlet.components.validate_data.checks import (
+    TEXT_COLUMNS,
+    CheckedTable,
+    Examination,
+    Finding,
+    ReadTable,
+)
 from gauntlet.components.validate_data.report import page
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts.data import REJECTED_FILE, SNAPSHOT_MARK, STATISTICS_FILE, CheckResult, Checks
@@ -31,7 +37,6 @@ from gauntlet.manifests.kinds import task_kind
 LOG_WIDTH = 140  # columns of the table where no terminal has a width
 
 HEADER = ("file", "line", "check", "verdict", "value", "reason")
-TEXT_COLUMNS = ("text", "opening", "shown")  # the first of these that a table has represents its rows
 ROWS_AT_ONCE = 10_000
 _LINE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

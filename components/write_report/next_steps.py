@@ -172,9 +172,16 @@ def _after_failure(record: CollectedRun) -> tuple[NextStep, ...]:
             NextStep("See whether the version is there, and which aliases it has.", "gauntlet registry"),
             NextStep("Remove the cause, then run it again.", run_again(record)),
         )
+    nothing = "Nothing was registered, so there is nothing to undo."
+    if record.local_run is None:
+        return (NextStep(f"Remove the cause, then run it again. {nothing}", run_again(record)),)
     return (
         NextStep(
-            "Remove the cause, then run it again. Nothing was registered, so there is nothing to undo.",
-            f"gauntlet run --resume {record.local_run}" if record.local_run else run_again(record),
+            f"Remove the cause, then resume the run with the manifest that it had. {nothing}",
+            f"gauntlet run --resume {record.local_run}",
+        ),
+        NextStep(
+            "Or start it again if you change the manifest or a model's files: the other steps are reused.",
+            run_again(record),
         ),
     )

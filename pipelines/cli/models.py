@@ -1,4 +1,4 @@
-"""The commands about models: list, predict, promote, roll back; inspect and verify a bundle."""
+"""The commands about models: list, predict, serve, promote, roll back; inspect and verify a bundle."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, fields
 from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -19,10 +21,12 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli.options import MODELS, AsJson
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json, styled
+from gauntlet.serving.settings import Batching, Settings
 
 if TYPE_CHECKING:
     from gauntlet.backends.registry import ModelVersion, Registry
     from gauntlet.serving.bundle import TensorSpec
+    from gauntlet.serving.server import Source
 
 app = typer.Typer()
 
@@ -110,12 +114,7 @@ def predict(
     from gauntlet.serving.interface import InputError, Request
 
     store = open_registry(gauntlet_home().registry_uri)
-    name = _model_name(store, model)
-    asked = store.by_alias(name, alias)
-    if asked is None:
-        raise UsageError(
-            f"{name}: no version has the alias {alias}. See `gauntlet registry`, then `gauntlet promote`."
-        )
+    asked = _by_alias(store, _model_name(store, model), alias)
     given = _from_stdin(as_json) if rows == ["-"] else rows
     _require_readable(given)
     with bundle_folder(asked) as folder:
@@ -135,6 +134,91 @@ def predict(
         if answer.note is not None:
             notes.print(f"text {number}: {answer.note}")
     notes.print(styled("[dim]{} version {}[/]", asked.name, asked.version))
+
+
+def _of_server(name: str) -> Any:
+    """The option of a field of `serving.settings.Settings`."""
+    return typer.Option(help=next(one for one in fields(Settings) if one.name == name).metadata["help"])
+
+
+@app.command(rich_help_panel=MODELS)
+def serve(
+    place: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATH", help="A bundle: a folder or gs://BUCKET/FOLDER. Default: the champion."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME[=PATH]",
+            help="A registered model, or the bundle at PATH under that name; may be repeated.",
+        ),
+    ] = None,
+    alias: Annotated[
+        Literal["champion", "staging", "challenger", "previous"],
+        typer.Option(help="Which version of a registered model."),
+    ] = "champion",
+    host: Annotated[str | None, _of_server("host")] = None,
+    port: Annotated[int | None, _of_server("port")] = None,
+    batching: Annotated[Batching, _of_server("batching")] = "safe",
+    timeout: Annotated[float, _of_server("timeout")] = Settings.timeout,
+    batch_tokens: Annotated[int, _of_server("batch_tokens")] = Settings.batch_tokens,
+    queue_tokens: Annotated[int, _of_server("queue_tokens")] = Settings.queue_tokens,
+    queue_mb: Annotated[float, _of_server("queue_mb")] = Settings.queue_mb,
+    max_body_mb: Annotated[float, _of_server("max_body_mb")] = Settings.max_body_mb,
+    max_instances: Annotated[int, _of_server("max_instances")] = Settings.max_instances,
+    max_pixels: Annotated[int, _of_server("max_pixels")] = Settings.max_pixels,
+    allow_gs: Annotated[str | None, _of_server("allow_gs")] = None,
+) -> None:
+    """Answer over HTTP with one or several bundles: docs/serving.md."""
+    settings = Settings(
+        host=host, port=port, batching=batching, timeout=timeout, batch_tokens=batch_tokens,
+        queue_tokens=queue_tokens, queue_mb=queue_mb, max_body_mb=max_body_mb,
+        max_instances=max_instances, max_pixels=max_pixels, allow_gs=allow_gs,
+    )  # fmt: skip
+    from gauntlet.serving.server import serve as serve_bundles
+
+    with ExitStack() as copies:
+        serve_bundles(_sources(place, model or [], alias, copies), settings)
+
+
+def _sources(place: str | None, models: Sequence[str], alias: str, copies: ExitStack) -> list[Source]:
+    """The bundles to serve; copies of those in buckets are deleted with `copies`."""
+    from gauntlet.backends.factory import bundle_folder, open_registry
+    from gauntlet.backends.registry import BUNDLE_TAG
+    from gauntlet.backends.storage import download
+    from gauntlet.serving.server import Source
+
+    def folder(uri: str) -> Path:
+        if "://" not in uri:
+            return Path(uri)
+        copy = Path(copies.enter_context(TemporaryDirectory(prefix="gauntlet-bundle-")))
+        download(uri, copy)
+        return copy
+
+    def registered(name: str | None) -> Source:
+        store = open_registry(gauntlet_home().registry_uri)
+        version = _by_alias(store, _model_name(store, name), alias)
+        at = copies.enter_context(bundle_folder(version))
+        return Source(at, version.name, version.version, version.tags.get(BUNDLE_TAG))
+
+    found = [] if place is None else [Source(folder(place))]
+    for pair in models:
+        name, is_pair, uri = pair.partition("=")
+        found.append(Source(folder(uri), name) if is_pair else registered(name))
+    return found or [registered(None)]
+
+
+def _by_alias(store: Registry, name: str, alias: str) -> ModelVersion:
+    found = store.by_alias(name, alias)
+    if found is None:
+        raise UsageError(
+            f"{name}: no version has the alias {alias}. See `gauntlet registry`, then `gauntlet promote`."
+        )
+    return found
 
 
 @app.command(rich_help_panel=MODELS)

@@ -43,7 +43,7 @@ def old_runs(home: Home, keep: int) -> list[Removal]:
 
 
 def old_cache(home: Home, days: float) -> list[Removal]:
-    """Entries not used for so many days, and the files that no other entry names."""
+    """Entries not used for so many days, the files that no other entry names, and unused token ids."""
     now = time.time()
     before = now - timedelta(days=days).total_seconds()
     entries = sorted((home.cache_folder / ENTRIES).glob("*.json"))
@@ -55,10 +55,15 @@ def old_cache(home: Home, days: float) -> list[Removal]:
         for file in sorted((home.cache_folder / OBJECTS).glob("*"))
         if file.name not in named and (file.name in going or file.stat().st_ctime < now - SECONDS_OF_A_WRITE)
     ]
-    if not old and not files:
+    tokens = [file for file in sorted(home.token_folder.glob("*")) if file.stat().st_mtime <= before]
+    if not old and not files and not tokens:
         return []
-    why = f"{len(old)} steps not used for {days:g} days, {len(files)} files that no other step needs"
-    return [Removal("cache", why, (*sorted(old), *files))]  # entries first: no entry may miss its files
+    why = (
+        f"{len(old)} steps not used for {days:g} days, {len(files)} files that no other step needs, "
+        f"{len(tokens)} files of token ids not used for {days:g} days"
+    )
+    # entries first: no entry may miss its files
+    return [Removal("cache", why, (*sorted(old), *files, *tokens))]
 
 
 def of_run(home: Home, record: RunRecord, why: str) -> Removal:

@@ -18,6 +18,7 @@ from rich.live import Live
 
 from gauntlet.backends.factory import open_registry
 from gauntlet.backends.google.location import VertexLocation
+from gauntlet.backends.processes import TOKENS_VARIABLE
 from gauntlet.components.step import MANIFEST_COMMIT_VARIABLE
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.record import CollectedRun, Outcome, outcome
@@ -244,6 +245,7 @@ def environment_of(record: RunRecord, home: Home) -> dict[str, str]:
         variables[MODULES_VARIABLE] = str(Path(record.manifest).parent)
     if record.cache:
         variables[CACHE_VARIABLE] = str(home.cache_folder)
+        variables[TOKENS_VARIABLE] = str(home.token_folder)
     if record.judged_run:
         variables[JUDGED_VARIABLE] = str(job_folder(home.run_folder(record.judged_run)))
     return variables

@@ -20,7 +20,7 @@ import yaml
 from rich.table import Table
 
 from gauntlet.backends.prices import hourly_rate
-from gauntlet.backends.processes import how_ended
+from gauntlet.backends.processes import TOKENS_VARIABLE, how_ended
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, UsageError
@@ -307,7 +307,9 @@ def _start(
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            env=safe_environment() | temporary.environment() | {MODULES_VARIABLE: str(modules)},
+            env=safe_environment()
+            | temporary.environment()
+            | {MODULES_VARIABLE: str(modules), TOKENS_VARIABLE: str(temporary.path / "tokens")},
             pass_fds=(lock, temporary.lock),
             start_new_session=True,  # so that it gets no Ctrl-C from the terminal
         )

@@ -41,8 +41,7 @@ from gauntlet.tasks.causal_lm.decoder import (
 from gauntlet.tasks.causal_lm.timing import NEW_TOKENS
 from gauntlet.tasks.causal_lm.training import ADAPTER_FOLDER, network_of
 from gauntlet.tasks.language.language_models import context_of
-from gauntlet.tasks.language.packing import TokenRow, token_rows
-from gauntlet.trainer.splits import read_split
+from gauntlet.tasks.language.packing import TokenRow, TokenRows
 
 PARITY_ROWS = 16
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
@@ -63,7 +62,7 @@ class DecoderSubject(Subject):
     def rows(self) -> Sequence[TokenRow]:
         """The validation split as tokens."""
         tokenizer = open_tokenizer(self.checkpoint / TOKENIZER_FILE).tokenizer
-        return token_rows(read_split(self.splits, "validation"), tokenizer, self.record.max_length)
+        return TokenRows(self.splits, "validation", tokenizer, self.record.max_length)
 
     @property
     def compared(self) -> list[Sequence[int]]:
@@ -82,13 +81,13 @@ class DecoderSubject(Subject):
         return len(self.rows)
 
     @cached_property
-    def prompts(self) -> list[Sequence[int]]:
-        """The prompts whose continuation is timed."""
-        return timed_prompts([row.prompt for row in self.rows], context_of(network_of(self.checkpoint)))
+    def context(self) -> int:
+        """How many tokens the model reads."""
+        return context_of(network_of(self.checkpoint))
 
     def batch(self, rows: Indices) -> Batch:
-        """Prompts, padded on the left."""
-        ids, mask = pad_left([self.prompts[row] for row in rows])
+        """Prompts whose continuation is timed, padded on the left."""
+        ids, mask = pad_left(timed_prompts([self.rows[row].prompt for row in rows], self.context))
         return {"input_ids": ids, "attention_mask": mask}
 
     def build(self, folder: Path) -> list[Graph | Failed]:

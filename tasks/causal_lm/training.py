@@ -33,10 +33,10 @@ from gauntlet.tasks.language.language_models import (
     require_convertible,
     stop_at,
 )
-from gauntlet.tasks.language.packing import TokenRow, bins, packed, seen, token_rows
+from gauntlet.tasks.language.packing import TokenRow, TokenRows, bins, packed, seen
 from gauntlet.tasks.texts.hugging_face import require_saved
 from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, require_embedded
-from gauntlet.trainer.splits import read_split
+from gauntlet.trainer.batching import Lengths
 from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Task, unaliased
 
 ADAPTER_FOLDER = "adapter"
@@ -91,24 +91,24 @@ class CausalLanguageModelling(Task):
         self._tokenizer = load_tokenizer(self._files)
         self._pad_id = int(self._tokenizer.eos_token_id)
         self._train, self._validation = (
-            token_rows(read_split(splits, split), self._tokenizer.backend_tokenizer, self._most)
+            TokenRows(splits, split, self._tokenizer.backend_tokenizer, self._most)
             for split in ("train", "validation")
         )
 
     @property
-    def train_lengths(self) -> Sequence[int]:
+    def train_lengths(self) -> Lengths:
         """Tokens in each training row."""
-        return [len(row) for row in self._train]
+        return self._train.lengths
 
     @property
-    def train_weights(self) -> Sequence[int]:
+    def train_weights(self) -> Lengths:
         """Tokens of each training row's answer."""
-        return [len(row.target) for row in self._train]
+        return self._train.targets
 
     @property
-    def validation_lengths(self) -> Sequence[int]:
+    def validation_lengths(self) -> Lengths:
         """Tokens in each validation row."""
-        return [len(row) for row in self._validation]
+        return self._validation.lengths
 
     @property
     def of_record(self) -> Mapping[str, Any]:
@@ -135,7 +135,7 @@ class CausalLanguageModelling(Task):
         """A model that reads the rows; raises a `UsageError` if it cannot, or cannot be converted."""
         network = load_network(files, self._section.dropout)
         require_embedded(
-            max(max(row.whole) for row in (*self._train, *self._validation)),
+            max(self._train.largest_id, self._validation.largest_id),
             network.get_input_embeddings().num_embeddings,
             self._section.model,
             "training.model",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
 from gauntlet.components.training_rows import Flags, trained_on
@@ -27,6 +28,7 @@ from gauntlet.tasks.classification.metrics import Probabilities, Sets, single_se
 from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, Scoring, assess
 from gauntlet.tasks.classification.scores import Scores
+from gauntlet.trainer.mapped import map_texts
 from gauntlet.trainer.splits import read_images, read_split
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class HeldOutRows:
 
     inputs: Rows
     labels: npt.NDArray[Any]
-    columns: Mapping[str, Sequence[str] | npt.NDArray[np.int64]]
+    columns: Mapping[str, pa.ChunkedArray | Sequence[str] | npt.NDArray[np.int64]]
 
 
 def read_rows(splits: Path) -> HeldOutRows:
@@ -59,9 +61,9 @@ def read_rows(splits: Path) -> HeldOutRows:
     if (splits / IMAGES_FILE).is_file():
         split = read_images(splits, "test")
         return HeldOutRows(split.images, split.labels, {"row": split.rows})
-    frame = read_split(splits, "test")
-    texts = frame["text"].tolist()
-    return HeldOutRows(texts, frame["label"].to_numpy(dtype=np.int64), {"text": texts})
+    labels = read_split(splits, "test", ["label"])["label"].to_numpy(dtype=np.int64)
+    texts = map_texts(splits, "test")
+    return HeldOutRows(texts, labels, {"text": texts.column})
 
 
 def ask_class(model: Bundle, rows: Rows) -> tuple[Probabilities, Sets]:
@@ -286,4 +288,4 @@ def write_predictions(
         if not isinstance(asked.champion.trained_on, str):
             found["champion_trained_on"] = asked.champion.trained_on
     with replacing(path) as temporary:
-        pd.DataFrame(found).to_parquet(temporary, index=False)
+        pq.write_table(pa.table(found), temporary)

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.classification.manifest import ClassTraining
-from gauntlet.trainer.batching import sampling_chances
+from gauntlet.trainer.batching import Lengths, sampling_chances
 from gauntlet.trainer.own_network import OwnLoss, own_loss
 from gauntlet.trainer.task import Task
 
@@ -36,21 +36,21 @@ class ClassifierTask(Task):
 
     train_labels: npt.NDArray[np.int64]
     validation_labels: npt.NDArray[np.int64]
-    row_weights: Sequence[float]
+    row_weights: npt.NDArray[Any]
     chances: npt.NDArray[np.float64] | None = None
 
     @property
-    def train_lengths(self) -> Sequence[int]:
+    def train_lengths(self) -> Lengths:
         """All rows are of one size."""
-        return [1] * len(self.train_labels)
+        return np.ones_like(self.train_labels)
 
     @property
-    def validation_lengths(self) -> Sequence[int]:
+    def validation_lengths(self) -> Lengths:
         """As `train_lengths`."""
-        return [1] * len(self.validation_labels)
+        return np.ones_like(self.validation_labels)
 
     @property
-    def train_weights(self) -> Sequence[float]:
+    def train_weights(self) -> npt.NDArray[Any]:
         """The weights of the rows' losses."""
         return self.row_weights
 
@@ -183,11 +183,9 @@ def class_weights(
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def row_weights(weights: torch.Tensor | None, labels: npt.NDArray[np.int64]) -> Sequence[float]:
+def row_weights(weights: torch.Tensor | None, labels: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """The weight of each row's loss, (N,); a step's loss is divided by the sum of its rows' weights."""
-    if weights is None:
-        return [1] * len(labels)
-    return [float(weight) for weight in weights[torch.from_numpy(labels)]]
+    return np.ones_like(labels) if weights is None else weights.double().numpy()[labels]
 
 
 def balanced_chances(section: ClassTraining, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:

@@ -21,6 +21,7 @@ from gauntlet.serving.images import PREPROCESSING_FILE, ImageInputs
 from gauntlet.serving.interface import Resize
 from gauntlet.tasks.classification.conversion import ClassifierSubject
 from gauntlet.tasks.images.data import Statistics
+from gauntlet.trainer.batching import Lengths
 from gauntlet.trainer.splits import read_images
 
 
@@ -39,9 +40,9 @@ class ImageRows:
     are_padded = False
 
     @property
-    def lengths(self) -> Sequence[int]:
+    def lengths(self) -> Lengths:
         """All images have one size."""
-        return [1] * len(self)
+        return np.ones(len(self), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.images)

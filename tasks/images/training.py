@@ -31,6 +31,7 @@ from gauntlet.tasks.images.networks import (
     in_fast_layout,
     network_config,
 )
+from gauntlet.trainer.batching import Lengths
 from gauntlet.trainer.own_network import NamesNetwork, own_network
 from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Task, with_frozen
@@ -39,22 +40,43 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 CONFIG_FILE = "config.json"
+COPIED_ROWS = 1_024
 
 
 class RowsOnDevice:
-    """A split's arrays (N, …), copied to the device that first asks for them; a batch is their positions."""
+    """A split's arrays (N, …), copied to the device that first asks for them; a batch is their positions.
+
+    If they would take over half of a GPU's free memory, they stay on the CPU, where images are in a file.
+    """
 
     def __init__(self, *arrays: npt.NDArray[Any]) -> None:
         self._tensors = tuple(torch.from_numpy(array) for array in arrays)
+        self._too_small: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self._tensors[0])
 
     def at(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The arrays' rows (B, …) at positions (B,), on the positions' device."""
-        if self._tensors[0].device != rows.device:
-            self._tensors = tuple(tensor.to(rows.device) for tensor in self._tensors)
-        return tuple(tensor[rows] for tensor in self._tensors)
+        if rows.device not in (self._tensors[0].device, self._too_small):
+            self._move(rows.device)
+        own = rows.to(self._tensors[0].device)
+        return tuple(tensor[own].contiguous().to(rows.device) for tensor in self._tensors)
+
+    def _move(self, device: torch.device) -> None:
+        size = sum(tensor.nbytes for tensor in self._tensors)
+        if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] // 2:
+            self._too_small = device
+        else:
+            self._tensors = tuple(copied(tensor, device) for tensor in self._tensors)
+
+
+def copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A contiguous copy on a device, made in pieces, since the tensor may be a file larger than memory."""
+    made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    for start in range(0, len(tensor), COPIED_ROWS):
+        made[start : start + COPIED_ROWS] = tensor[start : start + COPIED_ROWS].to(device)
+    return made
 
 
 class AugmentationMaps:
@@ -117,14 +139,14 @@ class ImageTask(Task):
         self._maps = AugmentationMaps(section.augmentation, images.shape[2:], len(images))
 
     @property
-    def train_lengths(self) -> Sequence[int]:
+    def train_lengths(self) -> Lengths:
         """All images have one size."""
-        return [1] * len(self._train)
+        return np.ones(len(self._train), dtype=np.int64)
 
     @property
-    def validation_lengths(self) -> Sequence[int]:
+    def validation_lengths(self) -> Lengths:
         """As `train_lengths`."""
-        return [1] * len(self._validation)
+        return np.ones(len(self._validation), dtype=np.int64)
 
     @property
     def of_record(self) -> Mapping[str, Any]:

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
 
+import numpy as np
 import pandas as pd
 import torch
 from tokenizers import Tokenizer
+
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.trainer.batching import Lengths
+from gauntlet.trainer.mapped import map_tokens
+
+TEXTS = ("prompt", "target")
+"""The columns of a split that are tokenised."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,41 @@ def token_rows(split: pd.DataFrame, tokenizer: Tokenizer, most: int) -> list[Tok
 
     rows = zip(encoded("prompt"), encoded("target"), strict=True)
     return [TokenRow(*row).cut(most) for row in rows]
+
+
+class TokenRows(Sequence[TokenRow]):
+    """The rows of a split, whose tokens are on disk, each in at most `most` tokens.
+
+    Attributes:
+        lengths: Tokens of each row.
+        targets: How many of them are its answer.
+    """
+
+    def __init__(self, splits: Path, split: SplitName, tokenizer: Tokenizer, most: int) -> None:
+        columns, _ = map_tokens(splits, split, tokenizer, TEXTS, special_tokens=False)
+        self._prompts, self._targets = (columns[name] for name in TEXTS)
+        self._most = most
+        prompts, targets = self._prompts.lengths, self._targets.lengths
+        kept = np.minimum(prompts, np.maximum(most - targets, most - most // 2))  # as `TokenRow.cut`
+        self.targets: Lengths = np.minimum(targets, most - kept)
+        self.lengths: Lengths = kept + self.targets
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    @overload
+    def __getitem__(self, at: int) -> TokenRow: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[TokenRow]: ...
+    def __getitem__(self, at: int | slice) -> TokenRow | list[TokenRow]:
+        if isinstance(at, slice):
+            return [self[row] for row in range(*at.indices(len(self)))]
+        return TokenRow(self._prompts[at].tolist(), self._targets[at].tolist()).cut(self._most)
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id of all rows, also of what is cut off."""
+        return max(int(column.used().max(initial=0)) for column in (self._prompts, self._targets))
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -33,7 +33,8 @@ from gauntlet.tasks.classification.scorecard import ChampionPredictions, Scoring
 from gauntlet.tasks.classification.scores import Mistake, Scored, name_labels
 from gauntlet.tasks.multi_label_text.data import label_sets
 from gauntlet.tasks.multi_label_text.thresholds import Thresholds, read_thresholds, sigmoid
-from gauntlet.trainer.splits import read_split
+from gauntlet.trainer.mapped import map_texts
+from gauntlet.trainer.splits import read_targets
 
 __all__ = ["evaluate", "registry_scores"]
 
@@ -130,10 +131,8 @@ def evaluate(run: EvaluationRun[Evaluation]) -> Evaluated:
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    frame = read_split(run.splits, "test")
-    texts = frame["text"].tolist()
-    truth = label_sets(frame) > 0
-    asked = ask_both(HeldOutRows(texts, truth, {"text": texts}), run, ask_labels)
+    texts, truth = map_texts(run.splits, "test"), read_targets(run.splits, "test", label_sets) > 0
+    asked = ask_both(HeldOutRows(texts, truth, {"text": texts.column}), run, ask_labels)
     champion = asked.champion
     theirs = [champion.predicted] if isinstance(champion, ChampionPredictions) else []
     sets, (labels, answers, *of_champion) = number_sets(truth, asked.answers, *theirs)
@@ -143,7 +142,7 @@ def evaluate(run: EvaluationRun[Evaluation]) -> Evaluated:
     mistakes = scoring.mistakes(texts, labels, asked.probabilities, run.settings.worst_mistakes)
     document = assess(labels, answers, champion, run.settings, run.seed, scoring, asked.trained_on, mistakes)
     names = np.array([scoring.in_words(has) for has in sets], dtype=object)
-    columns = {"text": texts, "label": names[labels], "predicted": names[answers]}
+    columns = {"text": texts.column, "label": names[labels], "predicted": names[answers]}
     columns |= {f"{TRUE}{label}": truth[:, c] for c, label in enumerate(asked.classes)}
     columns |= {f"{GIVEN}{label}": asked.answers[:, c] for c, label in enumerate(asked.classes)}
     write_predictions(run.predictions, columns, asked, names[of_champion[0]] if of_champion else None)

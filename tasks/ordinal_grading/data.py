@@ -36,7 +36,7 @@ from gauntlet.tasks.images.data import Statistics, class_pictures, describe, fin
 from gauntlet.tasks.images.hashing import BITS, ImageLikeness, perceptual_hash
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
-from gauntlet.trainer.splits import ImageSplit, existing_file
+from gauntlet.trainer.splits import ImageSplit, existing_file, in_channels_first, map_array
 
 __all__ = ["Statistics", "examine", "sources"]
 
@@ -382,11 +382,11 @@ class CardSplit(ImageSplit):
 
 def read_card_split(folder: Path, split: SplitName) -> CardSplit:
     """A split of cards as validate-data wrote it, in its order."""
-    with np.load(existing_file(folder / f"{split}.npz")) as arrays:
-        images = arrays["images"]  # (N, 2, H, W) or (N, 2, H, W, C)
-        images = images[:, :, None] if images.ndim == 4 else np.moveaxis(images, 4, 2)
+    path = existing_file(folder / f"{split}.npz")
+    images = map_array(path, "images")  # (N, 2, H, W) or (N, 2, H, W, C)
+    with np.load(path) as arrays:
         return CardSplit(
-            images=np.ascontiguousarray(images),
+            images=images[:, :, None] if images.ndim == 4 else in_channels_first(images),
             labels=arrays["label"],
             rows=arrays["row"],
             centering=arrays["centering"],

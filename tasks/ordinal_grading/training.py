@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -55,7 +56,7 @@ class OrdinalGrading(ClassifierTask):
         train, validation = read_card_split(splits, "train"), read_card_split(splits, "validation")
         self._section = section
         self.train_labels, self.validation_labels = train.labels, validation.labels
-        self.row_weights = [1] * len(train.labels)
+        self.row_weights = np.ones_like(train.labels)
         if section.sampler_power:
             self.chances = sampling_chances(train.labels, section.sampler_power)
         self._train, self._validation = rows_on_device(train), rows_on_device(validation)

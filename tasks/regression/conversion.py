@@ -49,7 +49,9 @@ from gauntlet.tasks.regression.metrics import half_width, measure, resample
 from gauntlet.tasks.regression.rows import NumberRows, are_images, read_rows
 from gauntlet.tasks.regression.serving import HALF_WIDTH
 from gauntlet.tasks.regression.target import TARGET_FILE, Target
-from gauntlet.tasks.texts.conversion import TextSubject
+from gauntlet.tasks.texts.conversion import TextSubject, used_ids
+from gauntlet.trainer.batching import Lengths
+from gauntlet.trainer.mapped import Texts
 
 CLOSE = 0.1
 """Answers that differ by less, in standard deviations of the target, count as the same."""
@@ -76,9 +78,10 @@ class AskedRows:
         return isinstance(self.inputs, TextInputs)
 
     @property
-    def lengths(self) -> Sequence[int]:
+    def lengths(self) -> Lengths:
         """Characters of a text; all images have one size."""
-        return [len(row) for row in self.split.inputs]
+        inputs = self.split.inputs
+        return inputs.lengths if isinstance(inputs, Texts) else np.ones(len(inputs), dtype=np.int64)
 
     def batch(self, rows: Indices) -> Batch:
         """The graph's inputs of some rows."""
@@ -86,7 +89,8 @@ class AskedRows:
 
     def used_ids(self) -> frozenset[int]:
         """The token ids of all texts, padded as one batch."""
-        return frozenset(self.batch(np.arange(len(self)))["input_ids"].ravel().tolist())
+        assert isinstance(self.inputs, TextInputs) and isinstance(self.split.inputs, Texts)
+        return used_ids(self.inputs, self.split.inputs)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def _examine_texts(dataset: RegressionDataset) -> Examination:
         content=lambda split: texts.split_content(
             checked, split, SPLIT_SCHEMA, lambda rows: pa.array(rows["target"].to_numpy())
         ),
+        groups=tuple(strata_of(table.small)),
         fingerprints=KEY_FORM,
         resolution=describe_resolution(by_split),
     )

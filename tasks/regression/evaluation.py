@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gauntlet.components.bootstrap import interval, lower_bound, resampled_means, upper_bound
 from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
@@ -32,8 +33,9 @@ from gauntlet.tasks.regression.data import Statistics
 from gauntlet.tasks.regression.manifest import RegressionEvaluation
 from gauntlet.tasks.regression.metrics import Floats, bin_edges, histogram, measure, resample
 from gauntlet.tasks.regression.report import evaluation_page
-from gauntlet.tasks.regression.rows import NumberRows, are_images, read_rows
+from gauntlet.tasks.regression.rows import NumberRows, read_rows
 from gauntlet.tasks.regression.serving import NumberModel
+from gauntlet.trainer.mapped import Texts
 
 if TYPE_CHECKING:
     from gauntlet.backends.registry import ModelVersion
@@ -77,12 +79,12 @@ def evaluate(run: EvaluationRun[RegressionEvaluation]) -> Evaluated:
     content["worst"] = _worst(rows, predicted, settings.worst_rows)
     write_json(run.scores, content)
     columns: dict[str, Any] = {"row": rows.rows, "target": rows.targets, "predicted": predicted}
-    if not are_images(run.splits):
-        columns = {"text": rows.inputs} | columns
+    if isinstance(rows.inputs, Texts):
+        columns = {"text": rows.inputs.column} | columns
     if isinstance(champion, Champion):
         columns["champion_predicted"] = champion.predicted
     with replacing(run.predictions) as temporary:
-        pd.DataFrame(columns).to_parquet(temporary, index=False)
+        pq.write_table(pa.table(columns), temporary)
     write_text(run.report, evaluation_page(content, run.name))
     challenger = content["challenger"]
     headline = {

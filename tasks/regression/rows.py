@@ -12,7 +12,8 @@ import pandas as pd
 
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.interface import Rows
-from gauntlet.trainer.splits import existing_file, in_channels_first, read_split
+from gauntlet.trainer.mapped import map_texts
+from gauntlet.trainer.splits import existing_file, in_channels_first, map_array, read_split
 
 IMAGES_SUFFIX = ".npz"
 
@@ -57,8 +58,10 @@ def read_rows(splits: Path, split: SplitName) -> NumberRows:
         UsageError: There are no splits.
     """
     if are_images(splits):
-        with np.load(existing_file(splits / f"{split}{IMAGES_SUFFIX}")) as arrays:
-            return NumberRows(in_channels_first(arrays["images"]), arrays["target"], arrays["row"])
-    frame = read_split(splits, split)
+        path = existing_file(splits / f"{split}{IMAGES_SUFFIX}")
+        with np.load(path) as arrays:
+            images = in_channels_first(map_array(path, "images"))
+            return NumberRows(images, arrays["target"], arrays["row"])
+    frame = read_split(splits, split, ["target", "row"])
     rows = frame["row"].to_numpy(dtype=np.int64)
-    return NumberRows(frame["text"].tolist(), targets_of(frame), rows)
+    return NumberRows(map_texts(splits, split), targets_of(frame), rows)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, BundleError, BundleInfo
-from gauntlet.serving.images import ImageInputs, read_image, read_resize
-from gauntlet.serving.interface import Answer, Inputs, Request, Rows
+from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, BundleInfo
+from gauntlet.serving.images import ImageInputs
+from gauntlet.serving.interface import Answer, Field, Inputs, Row, Rows
+from gauntlet.serving.scoring import Floats, ScoringModel
 from gauntlet.serving.texts import TextInputs
-from gauntlet.serving.verification import SMOKE_TEXTS, require_alike
 from gauntlet.tasks.regression.target import TARGET_FILE, Target
 
 FILES = (MODEL_FILE, TARGET_FILE)
@@ -24,7 +25,7 @@ def open_inputs(folder: Path, info: BundleInfo) -> Inputs:
     return (TextInputs if TOKENIZER_FILE in info.files else ImageInputs).of_bundle(folder, info)
 
 
-class NumberModel(Bundle):
+class NumberModel(ScoringModel):
     """A verified bundle that gives each row a number."""
 
     def __init__(self, folder: Path, sha256: str | None = None) -> None:
@@ -38,7 +39,6 @@ class NumberModel(Bundle):
             self.target = Target.read(self.folder)
         except ValueError as error:
             raise BundleError(str(error)) from None
-        self.reads_texts = TOKENIZER_FILE in self.info.files
         self.half_width = self.info.quality.get(HALF_WIDTH)
 
     def numbers(self, rows: Rows) -> npt.NDArray[np.float64]:
@@ -57,46 +57,34 @@ class NumberModel(Bundle):
         low, high = self.target.min, self.target.max
         return np.asarray(ends.clip(-np.inf if low is None else low, np.inf if high is None else high))
 
-    def answer(self, request: Request) -> list[Answer]:
-        """The number for each text, or for the image in each file.
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The number, and its interval if the bundle has one."""
+        ends = () if self.target.coverage is None or self.half_width is None else ("low", "high")
+        return tuple(Field(name, "FP64") for name in ("value", *ends))
 
-        Raises:
-            InputError: The model cannot take one of them.
-        """
-        rows: Rows = request.rows
-        if not self.reads_texts:
-            shape, resize = self.info.inputs[0].shape[1:], read_resize(self.folder, self.info)
-            rows = [read_image(Path(path), shape, resize) for path in request.rows]
-        cut = set(self.cut(rows))
-        numbers = self.numbers(rows)
+    def scores(self, logits: Floats) -> Floats:
+        """The answers in standard deviations of the target, (N, 1)."""
+        return np.asarray(logits / np.float32(self.target.std), dtype=np.float32)
+
+    def answers(self, rows: Sequence[Row], outputs: Sequence[Floats]) -> list[Answer]:
+        """The number for each row."""
+        numbers = np.asarray(outputs[0][:, 0], dtype=np.float64)
         intervals = self.intervals(numbers)
         answers = []
-        for at, (given, number) in enumerate(zip(request.rows, numbers.tolist(), strict=True)):
-            column = "text" if self.reads_texts else "image"
-            cells = {column: given, self.target.name: self._shown(number)}
-            content: dict[str, object] = {column: given, "target": self.target.name, "value": number}
+        for at, (row, number) in enumerate(zip(rows, numbers.tolist(), strict=True)):
+            cells = {**row.given, self.target.name: self._shown(number)}
+            content: dict[str, object] = {**row.given, "target": self.target.name, "value": number}
             if intervals is not None:
                 low, high = intervals[at].tolist()
                 cells[f"{self.target.coverage:.0%} interval"] = f"{self._shown(low)} to {self._shown(high)}"
                 content |= {"low": low, "high": high, "coverage": self.target.coverage}
-            note = f"cut at {self.info.max_length} tokens, as in training; the rest is not read"
-            answers.append(Answer(cells, content, note if at in cut else None))
+            answers.append(Answer(cells, content, self.note(row)))
         return answers
 
-    def prove(self, bound: float) -> str:
-        """See `serving.interface.GraphModel`. `bound` is in standard deviations of the target."""
-        rows: Rows = SMOKE_TEXTS
-        if not self.reads_texts:
-            shape = tuple(int(size) for size in self.info.inputs[0].shape[1:])
-            rows = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
-        together = self.numbers(rows)
-        alone = np.concatenate([self.numbers(rows[at : at + 1]) for at in range(len(rows))])
-        if not np.isfinite(together).all():
-            raise BundleError(f"{self.folder}: a prediction is not finite")
-        std = np.float32(self.target.std)
-        require_alike(together.astype(np.float32) / std, alone.astype(np.float32) / std, bound)
-        name = repr(SMOKE_TEXTS[1]) if self.reads_texts else "an image of noise"
-        return f"{self.target.name} of {name} is {self._shown(together[1])}"
+    def describe(self, answer: Answer) -> str:
+        """The number."""
+        return f"has the {self.target.name} {answer.cells[self.target.name]}"
 
     def _shown(self, number: float) -> str:
         """Rounded to less than a hundredth of the target's standard deviation, if that has decimals."""

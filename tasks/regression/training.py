@@ -28,6 +28,7 @@ from gauntlet.tasks.texts import training as texts
 from gauntlet.tasks.texts.manifest import Student
 from gauntlet.tasks.texts.network import Attention
 from gauntlet.trainer.own_network import own_loss
+from gauntlet.trainer.splits import read_targets
 from gauntlet.trainer.task import Batch, Task
 
 TRAINED_ON: tuple[SplitName, SplitName] = ("train", "validation")
@@ -122,7 +123,7 @@ class TextRegression(NumberTask, texts.EncoderTask):
         super().__init__(
             section, splits, 1, lambda frame: targets_of(frame).astype(np.float32), student, teacher_outputs
         )
-        train, validation = (read_rows(splits, split).targets for split in TRAINED_ON)
+        train, validation = (read_targets(splits, split, targets_of) for split in TRAINED_ON)
         statistics = Statistics.read(splits / STATISTICS_FILE)
         self._of_numbers = section
         self._numbers = Numbers(section, statistics, train, validation, self.own_arguments)

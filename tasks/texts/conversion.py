@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
@@ -22,8 +23,10 @@ from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.texts import TextInputs
 from gauntlet.tasks.classification.conversion import ClassifierSubject, ClassScores
 from gauntlet.tasks.texts.training import Targets, class_indices
+from gauntlet.trainer.batching import Lengths
+from gauntlet.trainer.mapped import Texts, map_texts
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model
-from gauntlet.trainer.splits import read_split
+from gauntlet.trainer.splits import ROWS_AT_ONCE, read_targets
 
 EXCERPT_CHARACTERS = 160
 
@@ -32,7 +35,7 @@ EXCERPT_CHARACTERS = 160
 class TextRows:
     """Texts, tokenised as serving does."""
 
-    texts: Sequence[str]
+    texts: Texts
     truth: Targets
     labels: Sequence[str]
     inputs: TextInputs
@@ -48,18 +51,17 @@ class TextRows:
         targets: Callable[[pd.DataFrame], Targets] = class_indices,
     ) -> TextRows:
         """Read a split that validate-data wrote, and the tokenizer of the checkpoint."""
-        frame = read_split(splits, split)
         return cls(
-            texts=frame["text"].tolist(),
-            truth=targets(frame),
+            texts=map_texts(splits, split),
+            truth=read_targets(splits, split, targets),
             labels=record.labels,
             inputs=TextInputs.open(checkpoint / TOKENIZER_FILE, record.max_length),
         )
 
     @property
-    def lengths(self) -> Sequence[int]:
+    def lengths(self) -> Lengths:
         """Characters."""
-        return [len(text) for text in self.texts]
+        return self.texts.lengths
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -74,18 +76,28 @@ class TextRows:
 
     def used_ids(self) -> frozenset[int]:
         """The token ids of all rows, padded as one batch."""
-        encodings = self.inputs.tokenizer.encode_batch(list(self.texts))
-        return frozenset(token for encoding in encodings for token in encoding.ids)
+        return used_ids(self.inputs, self.texts)
 
 
-class Texts(SplitRows, Protocol):
+def used_ids(inputs: TextInputs, texts: Texts) -> frozenset[int]:
+    """The token ids of texts, padded as one batch."""
+    found: set[int] = set()
+    widths: set[int] = set()
+    for start in range(0, len(texts), ROWS_AT_ONCE):
+        ids = inputs.batch(texts[start : start + ROWS_AT_ONCE])["input_ids"]
+        found.update(np.unique(ids).tolist())
+        widths.add(ids.shape[1])
+    return frozenset(found | ({inputs.tokenizer.padding["pad_id"]} if len(widths) > 1 else set()))
+
+
+class TextSplit(SplitRows, Protocol):
     """A split of texts."""
 
     def used_ids(self) -> frozenset[int]:
         """The token ids of all rows."""
 
 
-AnyTexts = TypeVar("AnyTexts", bound=Texts)
+AnyTexts = TypeVar("AnyTexts", bound=TextSplit)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from gauntlet.backends import storage
@@ -35,7 +35,6 @@ from gauntlet.components.validate_data.checks import (
 from gauntlet.components.validate_data.classes import each_label
 from gauntlet.components.validate_data.columns import as_json
 from gauntlet.components.validate_data.duplicates import (
-    SHOWN_ALIKE,
     Doubles,
     Flags,
     Likeness,
@@ -48,9 +47,8 @@ from gauntlet.components.validate_data.duplicates import (
     near_rows,
     outside_test,
     pair_in_words,
-    shown_pair,
-    shown_rows,
     split_codes,
+    with_one_key,
 )
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts import data as contract
@@ -60,17 +58,21 @@ from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
 from gauntlet.tasks.texts.files import SourceFile, find_sources, format_of, require_rows, source_uris, verify
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
-from gauntlet.tasks.texts.pieces import Ints, readers
+from gauntlet.tasks.texts.pieces import readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.rows import Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
-from gauntlet.tasks.texts.similarity import ODD, TextLikeness, words_of
+from gauntlet.tasks.texts.similarity import ODD, TextLikeness, in_order, words_of
 from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 
 # Fixed, so that histograms of different data can be compared bin by bin. Characters.
 LENGTH_EDGES = (0, 20, 40, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 750, 1000, 2000)
 TOP_WORDS = 200
+REMEMBERED = 500_000  # words whose tokens are known
 COUNTED_AT_ONCE = 1_000  # texts at once: the tokens of all texts would need too much memory
+
+Counts: TypeAlias = npt.NDArray[np.int32]
+"""Tokens and unknown tokens of some texts or words, (2, N)."""
 
 SPLITTING = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 CHARACTERWISE = ("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents")
@@ -191,8 +193,8 @@ def check_texts(
         rows = rows.assign(time=times)
     checked.keys = keys = number_keys(table, rows.index)
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
-    likeness = TextLikeness(keys.distinct.mapped()["key"], min(near, leaking))
-    names = named_by(likeness.groups(leaking), keys.hashes)
+    likeness = TextLikeness(keys.distinct, min(near, leaking))
+    names = named_by(likeness.groups(leaking), keys.hashes).astype(np.int32)
     checked.groups = HashedGroups(keys.hashes, names)
     checked.rows = rows.assign(number=keys.numbers, group=names[keys.numbers])
     found = TextFindings(table)
@@ -288,12 +290,14 @@ class TextFindings:
         """What was found of rows with an equal key; `given` is the target of a row in words."""
         numbers = rows.loc[affected, "number"]
         examples, alike = [], []
-        for number in numbers.drop_duplicates()[:SHOWN_ALIKE].tolist():
-            shown = self._shown(rows, affected[numbers == number][:SHOWN_EXAMPLES])
-            shown = shown.assign(label=[given(row) for row in shown.itertuples()])
-            targets = ", ".join(f"{row.label} ({row.place})" for row in shown.itertuples())
+        for one in with_one_key(affected, numbers.to_numpy()):
+            shown = self._shown(rows, pd.Index(one.rows))
+            labels = tuple(given(row) for row in shown.itertuples())
+            targets = ", ".join(
+                f"{label} ({place})" for label, place in zip(labels, shown["place"], strict=True)
+            )
             examples.append(f"{shown['shown'].iat[0]}: {targets}")
-            alike.append(Alike(shown_rows(shown, shown.index)))
+            alike.append(replace(one, labels=labels))
         return Finding(
             affected,
             outside_test(rows, affected),
@@ -335,19 +339,12 @@ class TextFindings:
         )
 
     def _alike(self, rows: pd.DataFrame, doubles: Doubles) -> Finding:
-        def pairs(at: Ints) -> list[tuple[int, int, float]]:
-            numbers = rows.index[doubles.rows[at]].tolist(), rows.index[doubles.others[at]].tolist()
-            return list(zip(*numbers, doubles.similarities[at].tolist(), strict=True))
-
-        first, worst = pairs(np.arange(len(doubles.rows))[:SHOWN_EXAMPLES]), pairs(most_alike(doubles))
-        numbers = dict.fromkeys(number for pair in (*first, *worst) for number in pair[:2])
-        shown = self._shown(rows, pd.Index(list(numbers), dtype="int64"))
-        return self._doubles(
-            rows,
-            doubles,
-            [pair_in_words(shown, *pair) for pair in first],
-            tuple(shown_pair(shown, *pair) for pair in worst),
-        )
+        first = slice(0, SHOWN_EXAMPLES)
+        pairs = rows.index[doubles.rows[first]], rows.index[doubles.others[first]]
+        shown = self._shown(rows, pairs[0].append(pairs[1]).unique())
+        found = zip(*(pair.tolist() for pair in pairs), doubles.similarities[first].tolist(), strict=True)
+        examples = [pair_in_words(shown, *pair) for pair in found]
+        return self._doubles(rows, doubles, examples, most_alike(rows.index, doubles))
 
     def _doubles(
         self, rows: pd.DataFrame, doubles: Doubles, examples: Sequence[str], alike: tuple[Alike, ...] = ()
@@ -382,7 +379,8 @@ def check_tokens(checked: CheckedTable, table: TextRows, dataset: TextTable) -> 
     require_positions(files, name, most)
     counter = TokenCounter(files.tokenizer)
     rows = checked.rows.index
-    counts = [counter.count(piece["text"]) for _, piece in table.shelf.pieces_of(rows.to_numpy(np.int64))]
+    pieces = table.shelf.pieces_of(rows.to_numpy(np.int64))
+    counts = in_order(lambda piece: counter.count(piece[1]["text"]), pieces)
     tokens, unknown = np.concatenate([np.zeros((2, 0), dtype=np.int32), *counts], axis=1)
     checked.rows = checked.rows.assign(tokens=tokens, unknown=unknown)
     checks, framing = dataset.checks, counter.framing
@@ -416,21 +414,21 @@ class TokenCounter:
         content = json.loads(path.read_bytes())
         self._unknown = _unknown_id(self._tokenizer, content["model"])
         self._by_word = _splits_at_spaces(content)
+        self._words = _CountedWords(self._count)
         self.framing = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         """The tokens that frame a text."""
 
-    def count(self, texts: pl.Series) -> npt.NDArray[np.int32]:
+    def count(self, texts: pl.Series) -> Counts:
         """The tokens of each text, with those that frame it, and the unknown ones among them, (2, N)."""
         if not self._by_word:
-            return self._count(texts.to_list()) + np.array([[self.framing], [0]], dtype=np.int32)
-        words = pc.split_pattern(texts.to_arrow().cast(pa.large_string()), " ")
-        encoded = words.flatten().dictionary_encode()
-        counts = self._count(encoded.dictionary.to_pylist())[:, encoded.indices.to_numpy()]
-        starts = words.offsets.to_numpy()[:-1] - words.offsets[0].as_py()
-        summed = np.add.reduceat(counts, starts, axis=1, dtype=np.int32)
-        return summed + np.array([[self.framing], [0]], dtype=np.int32)
+            counts = self._count(texts.to_list())
+        else:
+            if self._words.known > REMEMBERED:
+                self._words = _CountedWords(self._count)
+            counts = self._words.summed(texts)
+        return counts + np.array([[self.framing], [0]], dtype=np.int32)
 
-    def _count(self, texts: Sequence[str]) -> npt.NDArray[np.int32]:
+    def _count(self, texts: Sequence[str]) -> Counts:
         """Tokens and unknown tokens, without framing, (2, N)."""
         counts = np.zeros((2, len(texts)), dtype=np.int32)
         for start in range(0, len(texts), COUNTED_AT_ONCE):
@@ -440,6 +438,50 @@ class TokenCounter:
                 ids = encoding.ids
                 counts[:, at] = len(ids), ids.count(self._unknown)
         return counts
+
+
+class _CountedWords:
+    """The counts of the tokens of words, which are numbered as they are found."""
+
+    def __init__(self, count: Callable[[Sequence[str]], Counts]) -> None:
+        self._count = count
+        self._numbers = NumberedWords()
+        self._counts = np.zeros((2, 0), dtype=np.int32)
+        self._lock = Lock()
+
+    @property
+    def known(self) -> int:
+        return self._counts.shape[1]
+
+    def summed(self, texts: pl.Series) -> Counts:
+        """The counts of texts, each the sum of those of its words, (2, N)."""
+        sizes, words = self._numbers.of(texts)
+        with self._lock:
+            new = self._numbers.words(start=self.known)
+            self._counts = np.concatenate([self._counts, self._count(new.to_list())], axis=1)
+            counts = self._counts
+        starts = np.cumsum(sizes) - sizes
+        return np.add.reduceat(counts[:, words], starts, axis=1, dtype=np.int32)
+
+
+class NumberedWords:
+    """Numbers for what spaces separate in texts, from 0 on as it is found; several threads may ask."""
+
+    def __init__(self) -> None:
+        """None is numbered yet."""
+        self._categories = pl.Categories.random()
+        self._category = pl.Categorical(self._categories)
+        self._held = pl.Series([""]).cast(self._category)  # the numbers live as long as it
+
+    def of(self, texts: pl.Series) -> tuple[Ints, npt.NDArray[np.uint32]]:
+        """How many words each text has, (N,), and the numbers of all of them in their order."""
+        words = texts.str.split(" ")
+        numbers = words.explode().cast(self._category).to_physical().to_numpy()
+        return words.list.len().to_numpy().astype(np.int64), numbers
+
+    def words(self, start: int = 0) -> pl.Series:
+        """The words from a number on."""
+        return self._categories.to_series()[start:].cast(pl.String)
 
 
 def _splits_at_spaces(content: Any) -> bool:
@@ -613,19 +655,23 @@ def describe_texts(checked: CheckedTexts) -> dict[str, Any]:
 def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
     """Each `word` (`words_of`) of the keys of some rows, given the numbers of their keys, and its `count`."""
     weights = np.bincount(numbers, minlength=len(keys))
-    found = pl.DataFrame(schema={"word": pl.String, "count": pl.Int64})
-    for start, piece in keys.pieces():
-        rows = pl.DataFrame({"word": piece["key"], "count": weights[start : start + len(piece)]})
-        words = rows.filter(pl.col("count") > 0).with_columns(pl.col("word").str.split(" ")).explode("word")
-        found = pl.concat([found, _summed(words)])
-        found = _summed(found)
-    whole = ~found["word"].str.contains(ODD)
-    units = [(unit, count) for word, count in found.filter(~whole).iter_rows() for unit in words_of(word)]
-    return _summed(pl.concat([found.filter(whole), pl.DataFrame(units, found.schema, orient="row")]))
+    numbered = NumberedWords()
+    counts = np.zeros(0)
 
+    def counted(piece: tuple[slice, pl.DataFrame]) -> npt.NDArray[np.float64]:
+        sizes, words = numbered.of(piece[1]["key"])
+        return np.bincount(words, np.repeat(weights[used[piece[0]]], sizes))
 
-def _summed(words: pl.DataFrame) -> pl.DataFrame:
-    return words.group_by("word").agg(pl.col("count").sum())
+    used = np.flatnonzero(weights)
+    for of_piece in in_order(counted, keys.pieces_of(used)):
+        fewer, counts = sorted((counts, of_piece), key=len)
+        counts[: len(fewer)] += fewer
+    words = numbered.words()[: len(counts)].alias("word").to_frame()
+    words = words.with_columns(count=pl.Series(counts).cast(pl.Int64)).filter(pl.col("count") > 0)
+    odd = words["word"].str.contains(ODD)
+    units = [(unit, count) for word, count in words.filter(odd).iter_rows() for unit in words_of(word)]
+    whole = pl.concat([words.filter(~odd), pl.DataFrame(units, words.schema, orient="row")])
+    return whole.group_by("word").agg(pl.col("count").sum())
 
 
 def describe_lengths(lengths: Numbers) -> LengthStatistics:

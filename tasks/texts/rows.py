@@ -26,12 +26,14 @@ from gauntlet.components.validate_data.text import find_fault, repair
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.tasks.texts.files import SourceFile
 from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece
+from gauntlet.tasks.texts.similarity import in_order
 
 Targets = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
 """The columns that a kind makes of some values of the label column. One of them is `label`: in words, what a
 row is to be answered with, or None if that is missing."""
 
 NO_CODE = -1
+PART_SHIFT = np.uint64(60)  # sixteen parts
 READ = ("text", "fault", "place", "row")
 """The columns that are made of what is on disk, and of the file and the line."""
 
@@ -92,10 +94,11 @@ class Shelf:
         parts = [pl.DataFrame(self._schema.empty_table()), *(part for _, part in self.pieces_of(ascending))]
         return pl.concat(parts)[places]
 
-    def mapped(self) -> pa.Table:
-        """All rows, in memory that is mapped to the file."""
-        self._writer.close()
-        return pa.ipc.open_file(pa.memory_map(self._path)).read_all()
+    @property
+    def chunks(self) -> Iterator[pa.Array]:
+        """The first column, piece by piece."""
+        for _, piece in self.pieces():
+            yield piece.to_series().to_arrow().cast(pa.large_string())
 
     def _piece(self, at: int) -> pl.DataFrame:
         if self._file is None:
@@ -242,7 +245,7 @@ class RowsCollector:
             "has_text": piece.texts.is_not_null().to_numpy(),
             "faulty": faulty.to_numpy() | of_label,
             "length": piece.texts.str.len_chars().fill_null(0).to_numpy().astype(np.int32),
-            "line": piece.lines,
+            "line": piece.lines.astype(np.uint32),
         }
         if piece.times is not None:
             columns["time"] = np.array([*piece.times, None], dtype=object)[:-1]
@@ -308,11 +311,16 @@ class Keys:
 def number_keys(table: TextRows, rows: pd.Index[int]) -> Keys:
     """The keys of some rows, in ascending order, which all have a text."""
     every, prints = Shelf("key"), [np.empty((0, 2), dtype=np.uint64)]
-    for _, piece in table.shelf.pieces_of(rows.to_numpy(np.int64)):
-        keys = normalise_all(piece["text"])
+
+    def read(piece: tuple[slice, pl.DataFrame]) -> tuple[pl.Series, npt.NDArray[np.uint64]]:
+        keys = normalise_all(piece[1]["text"])
+        return keys, np.column_stack([keys.hash(seed).to_numpy() for seed in range(2)])
+
+    for keys, of_piece in in_order(read, table.shelf.pieces_of(rows.to_numpy(np.int64))):
         every.add(keys)
-        prints.append(np.column_stack([keys.hash(seed).to_numpy() for seed in range(2)]))
-    numbers, first = _numbered(np.concatenate(prints))
+        prints.append(of_piece)
+    numbers, first = _numbered(prints)
+    del prints
     distinct, hashes = Shelf("key"), [hashes_of([])]
     for _, piece in every.pieces_of(first):
         distinct.add(piece["key"])
@@ -320,9 +328,24 @@ def number_keys(table: TextRows, rows: pd.Index[int]) -> Keys:
     return Keys(numbers, distinct, np.concatenate(hashes))
 
 
-def _numbered(prints: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], Ints]:
-    """The number of each row's print of 128 bits (N, 2), and the first row of each number, (K,)."""
-    frame = pl.DataFrame({"one": prints[:, 0], "two": prints[:, 1]}).with_row_index("row")
-    first_of_each = frame.select(pl.col("row").min().over("one", "two")).to_series().to_numpy()
-    first = np.flatnonzero(first_of_each == np.arange(len(first_of_each)))
-    return np.searchsorted(first, first_of_each).astype(np.int32), first
+def _numbered(prints: Sequence[npt.NDArray[np.uint64]]) -> tuple[npt.NDArray[np.int32], Ints]:
+    """The number of each row's print of 128 bits, (N,), and the first row of each number, (K,).
+
+    `prints` are those of pieces, (n, 2). Rows are compared in parts, which the first bits of a print tell.
+    """
+    first = np.empty(sum(map(len, prints)), dtype=np.uint32)
+    parts = np.concatenate([(of_piece[:, 0] >> PART_SHIFT).astype(np.uint8) for of_piece in prints])
+    for part in np.unique(parts).tolist():
+        rows = np.flatnonzero(parts == part).astype(np.uint32)
+        ends = np.cumsum([0, *map(len, prints)])
+        found = np.concatenate(
+            [
+                of_piece[parts[start:end] == part]
+                for of_piece, start, end in zip(prints, ends, ends[1:], strict=False)
+            ]
+        )
+        frame = pl.DataFrame({"row": rows, "one": found[:, 0], "two": found[:, 1]})
+        first[rows] = frame.select(pl.col("row").min().over("one", "two")).to_series().to_numpy()
+    is_first = first == np.arange(len(first), dtype=np.uint32)
+    numbers = np.cumsum(is_first, dtype=np.int32) - 1
+    return numbers[first], np.flatnonzero(is_first)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,12 @@ ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
 
 # What is in memory at once.
 TEXTS_AT_ONCE, BYTES_AT_ONCE = 50_000, 1 << 24
-ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 20, 1 << 20, 1 << 22
-CHILDREN_AT_ONCE, MOST_CHILDREN = 1 << 22, 1 << 24
+ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 19, 1 << 18, 1 << 18
+CHILDREN_AT_ONCE, MOST_CHILDREN, BLOCK = 1 << 21, 1 << 24, 1 << 22
 
 LEVELS = 4  # words by which a bucket is divided
 SMALL = 8  # texts of a bucket that is not divided
+MOST_DECIDED = 1 << 16  # pairs of which it is decided one after the other which text is kept
 COMPARED = 64  # texts of a bucket, at most, that are compared to find those without any candidate
 SIGNED_WORDS, MAX_SIGNATURE = 32, 16  # words for each 64 bits of a signature, and most of these
 WORD = np.uint64(0xFFFF_FFFF)
@@ -69,9 +70,21 @@ ODD = f"[\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u30
 
 Words: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
+Sizes: TypeAlias = npt.NDArray[np.int32]
 Pairs: TypeAlias = tuple[Ints, Ints]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Chunked(Protocol):
+    """Strings in pieces, as a `pyarrow.ChunkedArray` or a file on disk has them."""
+
+    @property
+    def chunks(self) -> Iterable[pa.Array]:
+        """The pieces, in their order."""
+
+    def __len__(self) -> int:
+        """How many strings there are."""
 
 
 class TextLikeness:
@@ -80,15 +93,13 @@ class TextLikeness:
     Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
-    def __init__(
-        self, keys: pa.ChunkedArray | Sequence[str], at_least: float, scratch: Path | None = None
-    ) -> None:
+    def __init__(self, keys: Chunked | Sequence[str], at_least: float, scratch: Path | None = None) -> None:
         """Compare distinct keys (K,). Later similarities are `at_least` or more, over 0 and at most 1.
 
         The words of all texts are in a temporary file in the folder `scratch` until it is known which texts
         have no similar text; the words of the others stay in memory.
         """
-        if not isinstance(keys, pa.ChunkedArray):
+        if isinstance(keys, Sequence):
             keys = pa.chunked_array([keys], type=pa.large_string())
         self._keys = len(keys)
         with TemporaryFile(dir=scratch) as file:
@@ -100,7 +111,7 @@ class TextLikeness:
         chains = _chains(sets, at_least)
         connected = np.flatnonzero(np.bincount(chains, minlength=len(chains))[chains] > 1)
         self._members = members[connected]
-        self._sets = sets.take(connected)
+        self._sets = sets if len(connected) == len(members) else sets.take(connected)
 
     def groups(self, at_least: float) -> Ints:
         """As `Likeness.groups`."""
@@ -153,29 +164,36 @@ class _Sets:
 
     words: Words
     starts: Ints
-    sizes: Ints
+    sizes: Sizes
     signatures: Hashes
 
     def take(self, rows: Ints) -> _Sets:
         """These sets."""
         counts = np.diff(self.starts)[rows]
-        words = self.words[ranges(self.starts[rows], counts)]
-        return _Sets(words, offsets(counts), self.sizes[rows], self.signatures[rows])
+        starts = offsets(counts)
+        words = np.empty(starts[-1], dtype=np.uint32)
+        for some in _slices(counts, WORDS_AT_ONCE):
+            end = starts[some.stop]
+            words[starts[some.start] : end] = self.words[ranges(self.starts[rows[some]], counts[some])]
+        return _Sets(words, starts, self.sizes[rows], self.signatures[rows])
 
 
-def prefixes(sizes: Ints, at_least: float) -> Ints:
+def prefixes(sizes: Sizes, at_least: float) -> Sizes:
     """How many of the rarest words are needed so that every similar set has one of them."""
-    return sizes - np.ceil(at_least * sizes - ROUNDING).astype(np.int64) + 1
+    every = np.arange(int(sizes.max(initial=0)) + 1, dtype=np.int32)
+    prefix = every - np.ceil(at_least * every - ROUNDING).astype(np.int32) + 1
+    of_set: Sizes = np.minimum(prefix, every)[sizes]
+    return of_set
 
 
-def offsets(counts: Ints) -> Ints:
+def offsets(counts: Ints | Sizes) -> Ints:
     """Where pieces of so many items start when one follows the other, and where the last one ends."""
     starts = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=starts[1:])
     return starts
 
 
-def ranges(starts: Ints, counts: Ints) -> Ints:
+def ranges(starts: Ints, counts: Ints | Sizes) -> Ints:
     """The numbers from each start on, so many as `counts` says, one range after the other."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
@@ -195,60 +213,57 @@ def _signatures(words: Words, starts: Ints, width: int) -> Hashes:
 
 
 class _Stored:
-    """The words of sets in a file, in pieces."""
+    """The words of sets in a file, in pieces of some sets each."""
 
     def __init__(self, file: int) -> None:
         """`file` is the descriptor of an empty file."""
         self._file = file
-        self._sizes: list[Ints] = []
-        self._at = [0]
+        self._sizes = [np.empty(0, dtype=np.int32)]
+        self._starts: dict[int, int] = {}  # in words, by the number of the piece's first set
+        self.pieces: list[slice] = []
+        self.words = 0
 
     def add(self, sizes: Ints, words: Words) -> None:
         """Write another piece: sets of these sizes, with the words of all."""
-        self._sizes.append(sizes)
-        self._at.append(self._at[-1] + len(words))
-        self.write(len(self._sizes) - 1, words)
+        first = self.pieces[-1].stop if self.pieces else 0
+        self._sizes.append(sizes.astype(np.int32))
+        self._starts[first] = self.words
+        self.pieces.append(slice(first, first + len(sizes)))
+        self.words += len(words)
+        self.write(self.pieces[-1], words)
 
-    def write(self, piece: int, words: Words) -> None:
+    def write(self, piece: slice, words: Words) -> None:
         """Write the words of a piece again."""
-        os.pwrite(self._file, words, 4 * self._at[piece])
+        os.pwrite(self._file, words, words.itemsize * self._starts[piece.start])
 
-    def read(self, piece: int) -> tuple[Ints, Words]:
-        """The sizes of a piece's sets, and their words."""
-        count = self._at[piece + 1] - self._at[piece]
-        return self._sizes[piece], np.frombuffer(
-            os.pread(self._file, 4 * count, 4 * self._at[piece]), np.uint32
-        )
-
-    @property
-    def pieces(self) -> range:
-        """Their numbers."""
-        return range(len(self._sizes))
+    def read(self, piece: slice) -> Words:
+        """The words of a piece."""
+        start, size = self._starts[piece.start], np.dtype(np.uint32).itemsize
+        count = self._starts.get(piece.stop, self.words) - start
+        return np.frombuffer(os.pread(self._file, size * count, size * start), np.uint32)
 
     @property
-    def words(self) -> int:
-        """Of all sets."""
-        return self._at[-1]
+    def sizes(self) -> Sizes:
+        """How many words each set has."""
+        return np.concatenate(self._sizes)
 
     def take(self, rows: Ints, heads: _Sets) -> _Sets:
         """These sets, ascending, whole; `heads` are of all sets."""
-        words = [np.empty(0, np.uint32)]
-        first = 0
-        for piece in self.pieces:
-            start, end = np.searchsorted(rows, (first, first + len(self._sizes[piece])))
-            if start < end:
-                sizes, of_piece = self.read(piece)
-                at = rows[start:end] - first
-                words.append(of_piece[ranges(offsets(sizes)[at], sizes[at])])
-            first += len(self._sizes[piece])
         sizes = heads.sizes[rows]
-        return _Sets(np.concatenate(words), offsets(sizes), sizes, heads.signatures[rows])
+        starts = offsets(sizes)
+        words = np.empty(starts[-1], dtype=np.uint32)
+        for piece in self.pieces:
+            start, end = np.searchsorted(rows, (piece.start, piece.stop))
+            if start < end:
+                at = offsets(heads.sizes[piece])[rows[start:end] - piece.start]
+                words[starts[start] : starts[end]] = self.read(piece)[ranges(at, sizes[start:end])]
+        return _Sets(words, starts, sizes, heads.signatures[rows])
 
 
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
+def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     """The heads of the sets of words of texts: the few words that an index needs. `stored` gets all words.
 
     The words are first numbered as they are found, then by how many texts contain them.
@@ -257,7 +272,7 @@ def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
     category = pl.Categorical(categories)
     held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
     frequencies = np.zeros(1, dtype=np.int64)
-    for sizes, words in _in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
+    for sizes, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
         stored.add(sizes, words)
         found = np.bincount(words, minlength=len(frequencies))
         found[: len(frequencies)] += frequencies
@@ -266,27 +281,30 @@ def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
     del held
     width = int(np.clip(stored.words // max(1, len(keys)) // SIGNED_WORDS, 1, MAX_SIGNATURE))
 
-    def by_rarity(piece: int) -> tuple[Words, Ints, Ints, Hashes]:
-        sizes, words = stored.read(piece)
-        words = _sorted(sizes, ranks[words]).astype(np.uint32)
+    sizes = stored.sizes
+    kept = np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1)
+    heads = _Sets(
+        words=np.empty(int(kept.sum()), dtype=np.uint32),
+        starts=offsets(kept),
+        sizes=sizes,
+        signatures=np.empty((len(sizes), width), dtype=np.uint64),
+    )
+
+    def by_rarity(piece: slice) -> None:
+        words = stored.read(piece)
+        words = _sorted(sizes[piece], ranks[words]).astype(np.uint32)
         stored.write(piece, words)
-        starts = offsets(sizes)
-        kept = np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1)
-        return words[ranges(starts[:-1], kept)], kept, sizes, _signatures(words, starts, width)
+        starts = offsets(sizes[piece])
+        first, last = heads.starts[piece.start], heads.starts[piece.stop]
+        heads.words[first:last] = words[ranges(starts[:-1], kept[piece])]
+        heads.signatures[piece] = _signatures(words, starts, width)
 
-    nothing = (
-        np.empty(0, np.uint32),
-        np.empty(0, np.int64),
-        np.empty(0, np.int64),
-        np.empty((0, width), np.uint64),
-    )
-    words, kept, sizes, signatures = map(
-        np.concatenate, zip(nothing, *_in_order(by_rarity, stored.pieces), strict=True)
-    )
-    return _Sets(words, offsets(kept), sizes, signatures)
+    for _ in in_order(by_rarity, stored.pieces):
+        pass
+    return heads
 
 
-def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results for all items, two of which are worked on at once."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(2) as pool:
@@ -298,7 +316,7 @@ def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
             yield waiting.popleft().result()
 
 
-def _pieces(keys: pa.ChunkedArray) -> Iterator[pl.Series]:
+def _pieces(keys: Chunked) -> Iterator[pl.Series]:
     for chunk in keys.chunks:
         step = int(np.clip(BYTES_AT_ONCE * len(chunk) // max(1, chunk.nbytes), 1, TEXTS_AT_ONCE))
         for start in range(0, len(chunk), step):
@@ -322,7 +340,7 @@ def _numbered(texts: pl.Series, category: pl.Categorical) -> tuple[Ints, Words]:
     return sizes, packed.astype(np.uint32)
 
 
-def _sorted(counts: Ints, words: Words) -> Hashes:
+def _sorted(counts: Ints | Sizes, words: Words) -> Hashes:
     """The words of texts, ascending in each text, with the number of the text in the upper 32 bits."""
     packed = np.repeat(np.arange(len(counts), dtype=np.uint64) << np.uint64(32), counts)
     packed |= words
@@ -373,23 +391,23 @@ class _Entries:
 
 def _buckets(sets: _Sets, at_least: float) -> Iterator[_Entries]:
     """The buckets of more than one set, some at once; `sets` may be heads."""
-    lengths = np.minimum(prefixes(sets.sizes, at_least), sets.sizes)
-    starts = offsets(lengths)
-    words = np.empty(starts[-1], dtype=np.uint32)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(sets.words), BLOCK)]
     frequencies = np.zeros(int(sets.words.max(initial=0)) + 1, dtype=np.int64)
-    for start in range(0, len(lengths), ENTRIES_AT_ONCE):
-        some = slice(start, start + ENTRIES_AT_ONCE)
-        of_some = sets.words[ranges(sets.starts[:-1][some], lengths[some])]
-        words[starts[start] : starts[start] + len(of_some)] = of_some
-        frequencies += np.bincount(of_some, minlength=len(frequencies))
-    parts = 1 + len(words) // ENTRIES_AT_ONCE
-    ends = np.searchsorted(np.cumsum(frequencies), np.arange(1, parts) * (len(words) / parts))
-    bounds = np.unique([0, *ends + 1, len(frequencies)])
-    for low, high in pairwise(bounds.tolist()):
-        at = np.flatnonzero((words >= low) & (words < high))
-        numbers = np.searchsorted(starts, at, side="right") - 1
-        places = at - starts[numbers]
-        mixed = _mixed(words[at].astype(np.uint64))
+    for block in blocks:
+        frequencies += np.bincount(sets.words[block], minlength=len(frequencies))
+    parts = 1 + len(sets.words) // ENTRIES_AT_ONCE
+    ends = np.searchsorted(np.cumsum(frequencies), np.arange(1, parts) * (len(sets.words) / parts)) + 1
+    for low, high in pairwise([0, *sorted({*ends.tolist(), len(frequencies)})]):
+        found = [np.empty(0, dtype=np.int64)]
+        for block in blocks:
+            of_block = sets.words[block]
+            found.append(block.start + np.flatnonzero((of_block >= low) & (of_block < high)))
+        at = np.concatenate(found)
+        numbers = np.searchsorted(sets.starts, at, side="right") - 1
+        places = at - sets.starts[numbers]
+        rare = places < prefixes(sets.sizes[numbers], at_least)
+        numbers, places = numbers[rare], places[rare]
+        mixed = _mixed(sets.words[at[rare]].astype(np.uint64))
         yield from _divided(sets, at_least, 1, numbers, places, places, mixed)
 
 
@@ -497,7 +515,7 @@ def _candidates(entries: Ints, starts: Ints, ends: Ints) -> Iterator[Pairs]:
         yield np.repeat(entries[some], counts[some]), ranges(starts[some], counts[some])
 
 
-def _slices(counts: Ints, at_once: int) -> Iterator[slice]:
+def _slices(counts: Ints | Sizes, at_once: int) -> Iterator[slice]:
     """Slices of items whose counts together are about `at_once`."""
     cuts = np.flatnonzero(np.diff((np.cumsum(counts) - counts) // at_once, prepend=-1)).tolist()
     return map(slice, cuts, [*cuts[1:], len(counts)])
@@ -536,7 +554,7 @@ def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
 
 
 def _chains(sets: _Sets, at_least: float) -> Ints:
-    """A number for each set, (M,), equal for those that a chain of similar sets connects; it is a member.
+    """A number for each set, (M,), equal for those that a chain of similar sets connects.
 
     Each set of a bucket is first compared with a few sets, so that those of a template soon are of one chain;
     then with all of other chains.
@@ -562,12 +580,12 @@ def _chains(sets: _Sets, at_least: float) -> Ints:
 
 def _linked(chains: Ints, one: Ints, other: Ints) -> Ints:
     """The chains when these pairs are also connected; the number of a large chain is small."""
-    count = len(chains)
     if not len(one):
         return chains
-    ones = np.ones(len(one) + count, dtype=np.bool_)
-    links = np.concatenate([one, np.arange(count)]), np.concatenate([other, chains])
-    _, found = connected_components(coo_array((ones, links), shape=(count, count)), directed=False)
+    count = int(chains.max()) + 1
+    links = coo_array((np.ones(len(one), dtype=np.bool_), (chains[one], chains[other])), shape=(count, count))
+    _, found = connected_components(links, directed=False)
+    found = found[chains]
     by_size = np.empty(found.max() + 1, dtype=np.int64)
     by_size[np.argsort(-np.bincount(found))] = np.arange(len(by_size))
     return by_size[found]
@@ -625,14 +643,15 @@ class _Index:
         entries = entries.take((entries.sets >= low) & (entries.sets < high) & kept[entries.sets])
         starts, _ = _bounds(entries.buckets)
         at = np.arange(len(starts))
-        if int((at - starts).sum()) <= PAIRS_AT_ONCE or high - low < 2:
-            for pairs in _candidates(at, starts, at):
-                close = _close(self._sets, entries, entries, pairs, self._at_least)
+        if int((at - starts).sum()) <= PAIRS_AT_ONCE:
+            pairs = np.repeat(at, at - starts), ranges(starts, at - starts)
+            close = _close(self._sets, entries, entries, pairs, self._at_least)
+            if len(close[0]) <= MOST_DECIDED or high - low == 2:
                 before, after = _similar(self._sets, entries, close, self._at_least)
                 for first, second in zip(before.tolist(), after.tolist(), strict=True):
                     if kept[first]:
                         kept[second] = False
-            return
+                return
         middle = (low + high) // 2
         self._keep(entries, kept, low, middle)
         left = entries.take(kept[entries.sets])
@@ -694,7 +713,7 @@ class _Index:
         """For each entry, (E,), in which row the first set was added with its size and place of the word."""
         sets = self._sets
         members = np.flatnonzero(added != NONE)
-        counts = np.minimum(prefixes(sets.sizes[members], self._at_least), sets.sizes[members])
+        counts = prefixes(sets.sizes[members], self._at_least)
         number = np.repeat(members, counts)
         at = ranges(sets.starts[members], counts)
         columns = (sets.words[at], sets.sizes[number], at - sets.starts[number])

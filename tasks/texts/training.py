@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
 
+from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.texts import largest_id
 from gauntlet.tasks.texts.encoder_files import find_encoder, require_positions
@@ -30,9 +30,11 @@ from gauntlet.tasks.texts.network import (
     with_whole_tables,
 )
 from gauntlet.tasks.texts.vocabulary import embedded_tokens, open_pretrained, require_embedded
+from gauntlet.trainer.batching import Lengths
+from gauntlet.trainer.mapped import map_tokens
 from gauntlet.trainer.own_network import own_network
 from gauntlet.trainer.saved_model import read_record
-from gauntlet.trainer.splits import read_split, read_statistics
+from gauntlet.trainer.splits import TEXT, read_statistics, read_targets
 from gauntlet.trainer.task import (
     WEIGHTS_FILE,
     Batch,
@@ -54,24 +56,24 @@ def class_indices(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
 
 
 class TokenizedRows:
-    """A split's texts as token ids, tokenised once; `cut` is the number of texts that were truncated."""
+    """A split's texts as token ids on disk; `cut` is the number of texts that were truncated."""
 
-    def __init__(self, texts: Sequence[str], targets: Targets, tokenizer: Tokenizer) -> None:
-        encodings = tokenizer.encode_batch(list(texts))
-        self.ids = [encoding.ids for encoding in encodings]
-        self.cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        self.targets = targets
-        self.lengths = [len(ids) for ids in self.ids]
+    def __init__(
+        self, splits: Path, split: SplitName, targets: Callable[[pd.DataFrame], Targets], tokenizer: Tokenizer
+    ) -> None:
+        columns, self.cut = map_tokens(splits, split, tokenizer, [TEXT])
+        self.ids = columns[TEXT]
+        self.targets = read_targets(splits, split, targets)
 
     def batch(self, rows: Sequence[int], pad_id: int) -> Batch:
         """Token ids (B, T), mask (B, T) and targets (B, …), padded on the right to the longest row."""
-        width = max(self.lengths[row] for row in rows)
-        ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
-        mask = torch.zeros((len(rows), width), dtype=torch.int64)
-        for at, row in enumerate(rows):
-            ids[at, : self.lengths[row]] = torch.tensor(self.ids[row])
-            mask[at, : self.lengths[row]] = 1
-        return ids, mask, torch.from_numpy(self.targets[list(rows)])
+        of_rows = [self.ids[row] for row in rows]
+        ids = np.full((len(rows), max(map(len, of_rows))), pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for at, own in enumerate(of_rows):
+            ids[at, : len(own)] = own
+            mask[at, : len(own)] = 1
+        return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(self.targets[list(rows)])
 
 
 class EncoderTask(Task):
@@ -120,8 +122,7 @@ class EncoderTask(Task):
         self._vocabulary_size = largest_id(tokenizer) + 1
         tokenizer.enable_truncation(section.max_length)
         self._train, self._validation = (
-            TokenizedRows(frame["text"].tolist(), targets(frame), tokenizer)
-            for frame in (read_split(splits, "train"), read_split(splits, "validation"))
+            TokenizedRows(splits, split, targets, tokenizer) for split in ("train", "validation")
         )
 
     @abstractmethod
@@ -143,14 +144,14 @@ class EncoderTask(Task):
         """The task that trains the student of this model, which gives the training rows these outputs."""
 
     @property
-    def train_lengths(self) -> Sequence[int]:
+    def train_lengths(self) -> Lengths:
         """Tokens in each training row."""
-        return self._train.lengths
+        return self._train.ids.lengths
 
     @property
-    def validation_lengths(self) -> Sequence[int]:
+    def validation_lengths(self) -> Lengths:
         """Tokens in each validation row."""
-        return self._validation.lengths
+        return self._validation.ids.lengths
 
     @property
     def remarks(self) -> Sequence[str]:
@@ -195,7 +196,7 @@ class EncoderTask(Task):
 
     def _pretrained_encoder(self) -> nn.Module:
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
-        train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
+        train_used_rows_only(encoder, [self._pad_id, *self._train.ids.used().tolist()])
         if self._section.gradient_checkpointing:
             encoder.gradient_checkpointing_enable()  # type: ignore[operator]
         return encoder

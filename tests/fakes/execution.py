@@ -90,7 +90,8 @@ def unwrapped(spec: dict[str, Any]) -> dict[str, Any]:
     own_inputs = set(CustomTrainingJobOp.component_spec.inputs)
     for component in spec["components"].values():
         executor = spec["deploymentSpec"]["executors"].get(component.get("executorLabel"))
-        if executor is None or not executor["container"]["image"].startswith(LAUNCHER_IMAGE):
+        container = (executor or {}).get("container", {})  # an importer has none
+        if not container.get("image", "").startswith(LAUNCHER_IMAGE):
             continue
         inputs = component["inputDefinitions"]["parameters"]
         [pool] = inputs["worker_pool_specs"]["defaultValue"]

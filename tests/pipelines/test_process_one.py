@@ -43,6 +43,8 @@ def containers(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every step of a compiled file and its container; of a custom job, that of the job."""
     spec = next(yaml.safe_load_all(file.read_text()))
     for label, executor in spec["deploymentSpec"]["executors"].items():
+        if "importer" in executor:  # which runs nothing
+            continue
         step = label.removeprefix("exec-")
         inputs = spec["components"][f"comp-{step}"].get("inputDefinitions", {}).get("parameters", {})
         for pool in inputs.get("worker_pool_specs", {}).get("defaultValue", []):

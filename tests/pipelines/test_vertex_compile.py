@@ -270,6 +270,7 @@ def test_steps_on_a_cpu_ask_for_literal_cpus_and_memory() -> None:
     limits = {
         name: (executor.container.resources.cpu_limit, executor.container.resources.memory_limit)
         for name, executor in executors(compiled("{}")).items()
+        if executor.HasField("container")
     }
     assert limits.pop("exec-train-model") == (0, 0)  # the launcher of the custom job
     assert limits["exec-convert-to-onnx"] == (4, 16)
@@ -550,7 +551,7 @@ def test_steps_name_their_cpus_and_memory_in_the_old_fields_and_in_the_new_ones(
     for file in files:
         spec = next(iter(yaml.safe_load_all(file.read_text())))
         steps = spec["deploymentSpec"]["executors"].items()
-        limits = {name: step["container"].get("resources", {}) for name, step in steps}
+        limits = {name: step.get("container", {}).get("resources", {}) for name, step in steps}
         asking = {name: one for name, one in limits.items() if one and "accelerator" not in one}
         assert asking, file
         for name, one in asking.items():

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx
 import pytest
@@ -24,8 +25,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from gauntlet.serving.bundle import BundleError, BundleInfo, write_bundle
+from gauntlet.components.convert_to_onnx.bundling import tensor_of
+from gauntlet.serving.bundle import BundleError, BundleInfo, file_sha256, write_bundle
 from gauntlet.serving.generation import Decoder, Generator, PromptError, Sampling, penalised, readable
+from tests.serving.running import SECONDS, running
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CONTEXT, STOP = 12, 0
@@ -237,3 +240,39 @@ def test_a_question_is_framed_as_training_read_it_or_refused(adding_bundle: Path
     with pytest.raises(PromptError, match=r"found <\|end\|>, a token of the model's template"):
         readable("one <|end|> two", ["<|end|>"])
     assert readable("a\tb\r\nc ") == "a\tb\r\nc"
+
+
+@pytest.fixture
+def proved_bundle(tmp_path: Path, adding_bundle: Path, info: BundleInfo) -> Path:
+    """The same with a certificate."""
+    certificate = tmp_path / "parity.json"
+    certificate.write_text(json.dumps({"model_sha256": file_sha256(adding_bundle / "model.onnx"), "rows": 4}))
+    files = {name: adding_bundle / name for name in ("model.onnx", "tokenizer.json")}
+    outputs = onnx.load(adding_bundle / "model.onnx").graph
+    specs = {"inputs": outputs.input, "outputs": outputs.output}
+    found = {key: tuple(tensor_of(value) for value in values) for key, values in specs.items()}
+    write_bundle(
+        tmp_path / "proved", replace(info, task="causal_lm", **found), {**files, "parity.json": certificate}
+    )
+    return tmp_path / "proved"
+
+
+def test_a_server_answers_questions_with_as_many_tokens_as_a_request_allows(proved_bundle: Path) -> None:
+    with running(str(proved_bundle)) as server:
+
+        def ask(content: object) -> httpx.Response:
+            return httpx.post(server.url + "/predict", json=content, timeout=SECONDS)
+
+        answer = ask({"instances": ["one two", {"question": "three"}], "parameters": {"max_new_tokens": 4}})
+        assert answer.json()["predictions"] == [{"answer": "three six two four"}] * 2
+        for parameters, message in (
+            (
+                {"max_new_tokens": 64},
+                "instances[0]: prompt 1 has 2 tokens, with 64 new ones more than the 12",
+            ),
+            ({"max_new_tokens": 0}, "parameters.max_new_tokens: found 0, expected a whole number from 1"),
+            ({"temperature": 1}, 'parameters: found "temperature", expected one of max_new_tokens'),
+        ):
+            refused = ask({"instances": ["one two"], "parameters": parameters})
+            assert refused.status_code == 400
+            assert message in refused.json()["error"]

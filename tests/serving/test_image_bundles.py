@@ -209,7 +209,7 @@ def test_predict_resizes_as_the_bundle_says(tmp_path: Path, resize: Resize) -> N
     folder = write_image_bundle(tmp_path / "bundle", WEIGHTS, ("left", "right"), preprocessing)
     picture = np.random.default_rng(2).integers(0, 256, (40, 9), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "tall.png")
-    (found,) = open_model(folder).read([str(tmp_path / "tall.png")])
+    (found,) = open_model(folder).read([tmp_path / "tall.png"]).inputs["images"]
     np.testing.assert_array_equal(found, read_image(tmp_path / "tall.png", SHAPE, resize))
     others = {"stretch", "crop", "pad"} - {resize}
     for other in others:

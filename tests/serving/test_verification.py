@@ -36,6 +36,27 @@ def test_a_whole_bundle_passes_every_check(certified: Path) -> None:
     assert checks[1].found == "of this model.onnx, on 150 rows"
 
 
+@pytest.mark.parametrize(
+    ("scores", "fault"),
+    [
+        ([[0.5, 0.5], [0.5, 0.5]], None),  # no word of the made-up rows has a score
+        ([[0.5, 0.5], [0.498, 0.502]], "a score differs by 0.002 from the one that was proved"),
+        ([[0.5, 0.5]], "found scores (1, 2), and the model gives (2, 2)"),
+        ("much", "found no scores"),
+    ],
+)
+def test_scores_other_than_those_of_the_proof_fail(
+    tmp_path: Path, parts: dict[str, Path], info: BundleInfo, scores: object, fault: str | None
+) -> None:
+    parts["parity.json"].write_text(json.dumps({"model_sha256": file_sha256(parts["model.onnx"])}))
+    golden = tmp_path / "golden.json"
+    golden.write_text(json.dumps({"scores": scores}))
+    write_bundle(tmp_path / "bundle", info, {**parts, "golden.json": golden})
+    check = verify(tmp_path / "bundle")[-1]
+    assert check.name == "golden"
+    assert check.fault is None if fault is None else fault in str(check.fault)
+
+
 def test_a_bundle_that_was_cut_short_fails_by_the_file_that_is_missing(certified: Path) -> None:
     (certified / "model.onnx").unlink()
     name, fault = failed(verify(certified))

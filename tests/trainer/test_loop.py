@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
@@ -252,7 +253,7 @@ def test_gradients_are_clipped_to_a_norm_all_together(
         replica = build_replica(section.model_copy(update=settings), tiny_splits)
         if precision == "fp16":  # its first scale overflows here, and such a step is not taken
             replica.set_scaler_state(replica.scaler_state() | {"scale": 8.0})
-        replica.step(replica.prepare((3, 1), [MicroBatch(list(range(8)))]), 8, 1e-3)
+        replica.step(replica.prepare((3, 1), [MicroBatch(np.arange(8))]), 8, 1e-3)
         moments = [state["exp_avg"].flatten() for state in replica.optimizer.state.values()]
         return torch.cat(moments) / (1 - 0.9)  # after one step the first moment is (1 - beta) × gradient
 

@@ -22,6 +22,8 @@ from gauntlet.components.convert_to_onnx.timing import BUSY
 from gauntlet.manifests.conversion import Conversion, StudentConversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import Bundle, file_sha256
+from gauntlet.serving.cpu import cpu_class
+from gauntlet.serving.verification import SMOKE_TEXTS, verify
 from gauntlet.trainer.saved_model import load_model
 from tests.components.convert_to_onnx.conftest import save_checkpoint
 from tests.components.convert_to_onnx.test_conversion_admission import result
@@ -195,8 +197,20 @@ def test_the_certificate_is_of_the_very_file_that_ships(converted: Converted) ->
         "max_neighbour_difference": 1.0,
     }
     assert certificate["neighbours"]["rows"] == 96
+    assert certificate["max_neighbour_flips"] == 0.0
     assert len(certificate["worst_rows"]) == 5
     assert set(certificate["agreement_by_class"].values()) == {1.0}
+
+
+def test_the_golden_scores_are_those_of_the_made_up_rows_and_verification_compares_them(
+    converted: Converted,
+) -> None:
+    golden = json.loads((converted.bundle / "golden.json").read_text())
+    assert golden["cpu_class"] == cpu_class()
+    expected = [Bundle(converted.bundle).probabilities([text])[0].tolist() for text in SMOKE_TEXTS]
+    assert golden["scores"] == [pytest.approx(row, abs=1e-5) for row in expected]
+    checks = verify(converted.bundle)
+    assert (checks[-1].name, checks[-1].fault) == ("golden", None)
 
 
 def test_a_model_that_is_served_carries_no_rows_of_the_data(converted: Converted) -> None:

@@ -263,6 +263,9 @@ def spoil_graph(exported: Path, how: str) -> None:
     elif how == "no protobuf":
         path.write_bytes(b"not a graph")
         return
+    elif how == "an empty file":
+        path.write_bytes(b"")
+        return
     onnx.save(model, path)
 
 
@@ -283,6 +286,7 @@ REFUSED_GRAPHS = {
     "too few classes": r"for 3 rows it gives logits float32 \[3, 2\], expected float32 \[3, 3\]",
     "a newer opset": f"ONNX Runtime {onnxruntime.__version__} cannot load it: .*999",
     "no protobuf": "found no ONNX model",
+    "an empty file": "found no graph in 0 bytes",
 }
 
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from gauntlet.components.validate_data.checks import (
-    Alike,
-    CheckedTable,
-    Examination,
-    Finding,
-    Samples,
-    ShownRow,
-)
+from gauntlet.components.validate_data.checks import Alike, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.duplicates import Doubles, most_alike
 from gauntlet.components.validate_data.report import compared, page
 from gauntlet.components.validate_data.run import run
 from gauntlet.contracts.data import CheckResult
 from gauntlet.manifests.kinds import task_kind
+from gauntlet.tasks.image_classification.manifest import ImageDataset
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from gauntlet.tasks.texts.data import LabelledTextStatistics, LengthStatistics
 from tests.conftest import LABELS
@@ -71,7 +67,7 @@ def test_near_duplicates_stand_side_by_side_with_their_different_words_marked(re
     near = section(report, "near_duplicates")
     assert "<mark>&lt;b&gt;</mark>" in near and near.count("river") == 2
     assert "moods.csv line 93 " in near and "moods.csv line 92 " in near
-    assert "<td>0.95</td>" in near  # 16 words of 17, by hand
+    assert "<td>0.94</td>" in near  # 17 words of 18, by hand
 
 
 def test_a_text_with_several_labels_is_shown_with_each_of_them_and_its_place(report: str) -> None:
@@ -103,7 +99,45 @@ def test_the_most_similar_pairs_are_shown_and_no_row_is_on_the_right_twice() -> 
         others=np.array([0, 0, 0, 2]),
         similarities=np.array([0.8, 0.95, 0.9, 0.9]),
     )
-    assert doubles.rows[most_alike(doubles)].tolist() == [2, 4]
+    index = pd.Index([10, 11, 12, 13, 14])
+    assert most_alike(index, doubles) == (Alike((12, 10), 0.95), Alike((14, 12), 0.9))
+
+
+def test_each_class_has_examples_of_the_training_split(report: str) -> None:
+    samples = section(report, "samples")
+    titles = re.findall(r'<th scope="row">(\w+)</th>', samples)
+    assert titles == list(LABELS)
+    assert samples.count("<li>") == 9 and samples.count("glad sentence") == 3
+
+
+def test_images_that_are_alike_are_shown_as_pictures(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (60, 28, 28), dtype=np.uint8)
+    images[31] = images[30]
+    images[31, 0, 0] ^= 1
+    for number, image in enumerate(images):
+        folder = tmp_path / "drawn" / ("disc" if number % 2 else "cross")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:02d}.png")
+    warning = {"severity": "warn"}
+    dataset = {
+        "name": "drawn",
+        "version": "1",
+        "uri": str(tmp_path / "drawn"),
+        "shape": (28, 28),
+        "channels": 1,
+        "checks": {
+            "near_duplicates": warning,
+            "leakage": warning,
+            "rows_per_class": {"min_rows": 1, **warning},
+        },
+    }
+    section_of_images = ImageDataset.model_validate(dataset)
+    run(
+        "image_classification", section_of_images, *(tmp_path / name for name in ("splits", "checks", "page"))
+    )
+    near = section((tmp_path / "page").read_text(), "near_duplicates")
+    assert near.count("data:image/png;base64,") == 2
+    assert "disc/31.png" in near and "cross/30.png" in near
 
 
 def test_the_report_of_ten_million_rows_with_many_classes_and_long_texts_is_below_two_megabytes() -> None:
@@ -112,16 +146,18 @@ def test_the_report_of_ten_million_rows_with_many_classes_and_long_texts_is_belo
     lengths = LengthStatistics(
         count=8_000_000, edges=(0, 20), counts=(1, 7_999_999), mean=30.0, max=9_999_999
     )
-    long = "word " * 20_000
-    row = ShownRow(1, "a-file.csv line 1,000,000", "train", long, "a label")
-    alike = tuple(Alike((row, row), 0.95) for _ in range(8))
-    rows = pd.DataFrame({"time": np.linspace(0, 1e9, 200_000), "split": "train"})
-    table = pd.DataFrame({"time": ["2026-01-01"]})
+    long = "word " * 2_000
+    rows = pd.DataFrame({"time": np.linspace(0, 1e9, 10_000), "split": "train", "label": labels * 2})
+    read = {"text": long, "place": "a-file.csv line 1,000,000", "time": "2026-01-01"}
+    table = rows.assign(**read)
+    alike = tuple(Alike((row, row + 1), 0.95) for row in range(8))
     nothing = pd.Index([], dtype="int64")
     result = CheckResult(check="rows_per_class", verdict="warn", examples=tuple(long for _ in range(15_000)))
     checked = CheckedTable(rows, 10_000_000, [result])
     checked.findings = {name: Finding(nothing, nothing, (), alike=alike) for name in ("near", "leakage")}
-    checked.findings["conflicting_labels"] = Finding(nothing, nothing, (), alike=(Alike((row,) * 5),) * 8)
+    checked.findings["conflicting_labels"] = Finding(
+        nothing, nothing, (), alike=(Alike((1, 2, 3, 4, 5)),) * 8
+    )
     statistics = LabelledTextStatistics(
         name="n",
         version="1",
@@ -141,7 +177,6 @@ def test_the_report_of_ten_million_rows_with_many_classes_and_long_texts_is_belo
         content=lambda _: {},
         fingerprints="f",
         resolution="",
-        samples=tuple(Samples(label, (long, long, long)) for label in labels),
     )
     html = page(task_kind("text_classification"), examined)
     assert section(html, "samples") and section(html, "near") and section(html, "time")

@@ -115,7 +115,8 @@ def test_a_run_on_this_machine_is_judged_again_or_resumed_by_its_own_name(tmp_pa
     assert "gauntlet gate emotion-1 --set gates.KEY=VALUE" in commands(rejected, result)
     assert "gauntlet promote --run emotion-1 --by NAME --reason TEXT" in commands(rejected, result)
     killed, result = ended(tmp_path / "emotion-2" / "steps", runs.killed_in_training)
-    assert commands(killed, result) == ["gauntlet run --resume emotion-2"]
+    started = replace(killed, run_command="gauntlet run tickets.yaml --from-onnx model.onnx")
+    assert commands(started, result) == ["gauntlet run --resume emotion-2", started.run_command]
 
 
 def test_the_page_says_when_a_speed_up_is_one_of_a_busy_machine(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_note_says_when_no_row_is_given_the_label() -> None:
 def test_scores_without_a_figure_of_each_label_are_refused(labels: Any, note: str, bound: float) -> None:
     found = judged("label_f1", labels, min_label_f1=bound)
     assert (found.verdict, found.value, found.bound) == ("fail", None, bound)
-    assert note in found.note and "Bootstrap lower limit of a label's F1" in found.note
+    assert found.note.startswith(f"Bootstrap lower limit of a label's F1: {note}")
 
 
 def test_the_bound_of_a_fault_is_that_of_its_label() -> None:

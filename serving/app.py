@@ -1,0 +1,430 @@
+"""The ASGI application: routes, limits, headers, metrics and the access log, over one engine for each model.
+
+https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Literal
+
+import msgspec
+
+from gauntlet.serving.engine import Engine, Expired, Refused, RowError, Work
+from gauntlet.serving.faces import HEADER_LENGTH, Asked, Fault, Limits, describe, parse, parse_inference
+from gauntlet.serving.interface import Answer, InputError, Row, RowModel
+from gauntlet.serving.openapi import document, page
+from gauntlet.serving.telemetry import AccessLog, Metrics, trace_of
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Mapping[str, str]
+State = Literal["starting", "ready", "draining"]
+
+BODY_SECONDS = 30.0
+"""How long a client may take to send a body."""
+SHORT_BODY = 8192
+"""Bytes up to which the texts of a body are read at once; a thread reads longer ones, and images."""
+TIMEOUT_HEADER = "x-request-timeout"
+REFUSED_HEADER = "x-gauntlet-refused"
+CLIENT_LEFT = 499  # nginx's; nobody reads it but the log
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")  # others are one label of the metrics
+PROBES = ("/livez", "/readyz", "/startupz", "/v2/health/live", "/v2/health/ready")
+
+
+class Left(Exception):
+    """The client has closed its connection."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is served, and what every answer says of it."""
+
+    name: str
+    version: str
+    bundle_sha256: str
+    task: str
+    model: RowModel
+    engine: Engine
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What answers."""
+        return {"model": self.name, "version": self.version, "bundle_sha256": self.bundle_sha256}
+
+
+@dataclass
+class Exchange:
+    """A request, and what is known of its answer."""
+
+    method: str
+    path: str
+    headers: Headers
+    receive: Receive
+    client: str
+    route: str = "unknown"
+    served: Served | None = None
+    body_bytes: int = 0
+    rows: int = 0
+    tokens: int = 0
+    work: Work | None = None
+    reason: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer."""
+
+    status: int
+    body: bytes
+    headers: Headers = field(default_factory=lambda: {"content-type": "application/json"})
+
+    @classmethod
+    def of(cls, content: Any, status: int = 200, headers: Headers | None = None) -> Response:
+        """A JSON answer."""
+        return cls(
+            status, msgspec.json.encode(content), {"content-type": "application/json", **(headers or {})}
+        )
+
+
+@dataclass
+class Application:
+    """All models of a server. See `serving.server.Settings` for the limits.
+
+    Attributes:
+        timeout: Seconds within which a request is answered that names no deadline of its own.
+        queue_bytes: The most bytes of bodies that may be held at once.
+        predict_route, health_route: Those that Vertex asks for.
+    """
+
+    limits: Limits
+    metrics: Metrics
+    log: AccessLog
+    timeout: float
+    queue_bytes: int
+    predict_route: str = "/predict"
+    health_route: str = "/health"
+    models: dict[str, Served] = field(default_factory=dict)
+    state: State = "starting"
+    active: int = 0
+    held_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._idle = asyncio.Event()
+        self._pages: dict[str, Callable[[Exchange], Response]] = {
+            **dict.fromkeys((*PROBES, self.health_route), self._probe),
+            **dict.fromkeys(("/", "/openapi.json"), self._document),
+            "/metrics": self._metrics_page,
+            "/v2": self._server,
+        }
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="reading")
+
+    def ready(self, models: Sequence[Served]) -> None:
+        """Begin to answer. The first model is that of the routes that name none."""
+        self.models = {served.name: served for served in models}
+        for served in models:
+            self.metrics.info.labels(*served.identity.values()).set(1)
+            self.metrics.waiting.labels(served.name).set_function(served.engine.waiting_tokens)
+        if self.state == "starting":
+            self.state = "ready"
+
+    async def drained(self) -> None:
+        """Begin no more work; return when all that was begun is answered."""
+        self.state = "draining"
+        if self.active:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        client = scope.get("client") or ("",)
+        one = Exchange(scope["method"], scope["path"], headers, receive, str(client[0]))
+        started, arrived = monotonic(), datetime.now(UTC)
+        trace, traceparent = trace_of(headers.get("traceparent"))
+        self.active += 1
+        self.metrics.active.inc()
+        try:
+            response = await self._answered(one, started)
+        finally:
+            self.held_bytes -= one.body_bytes
+            self.active -= 1
+            self.metrics.active.dec()
+            if not self.active:
+                self._idle.set()
+        more = {"traceparent": traceparent, "content-length": str(len(response.body))}
+        if one.served is not None:
+            more |= {f"x-gauntlet-{key.replace('_', '-')}": said for key, said in one.served.identity.items()}
+        if self.state == "draining":
+            more["connection"] = "close"
+        sent = {**response.headers, **more}
+        if response.status != CLIENT_LEFT:
+            encoded = [(name.encode(), value.encode("latin-1", "replace")) for name, value in sent.items()]
+            await send({"type": "http.response.start", "status": response.status, "headers": encoded})
+            await send({"type": "http.response.body", "body": response.body})
+        self._record(one, response, started, arrived, trace)
+
+    async def _answered(self, one: Exchange, started: float) -> Response:
+        """The answer, whatever happens."""
+        try:
+            return await self._route(one, started)
+        except Left:
+            one.reason = "left"
+            return Response(CLIENT_LEFT, b"")
+        except Exception as error:
+            return self._fault(one, self._as_fault(one, error))
+
+    def _as_fault(self, one: Exchange, error: Exception) -> Fault:
+        match error:
+            case Fault():
+                return error
+            case Refused():
+                headers = {"retry-after": str(max(1, math.ceil(error.retry_after)))}
+                return Fault(429, str(error), error.reason, headers)
+            case Expired():
+                return Fault(504, str(error), "expired")
+            case RowError():
+                return Fault(500, str(error), "model")
+        # A fault of this program, whose traceback goes to the log and not to the client.
+        one.traceback = "".join(traceback.format_exception(error))
+        return Fault(500, "the server failed at this request", "internal")
+
+    def _fault(self, one: Exchange, fault: Fault) -> Response:
+        one.reason = fault.reason
+        self.metrics.refused.labels(fault.reason).inc()
+        headers = {REFUSED_HEADER: fault.reason, **fault.headers}
+        if fault.status in (408, 413):  # the rest of the body is not read
+            headers["connection"] = "close"
+        return Response.of({"error": str(fault)}, fault.status, headers)
+
+    async def _route(self, one: Exchange, started: float) -> Response:
+        if one.path in {self.predict_route, "/predict"}:
+            one.route = "/predict"
+            return await self._predict(one, self._served(one, None), started, parse_vertex)
+        if one.path in self._pages:
+            one.route = one.path
+            if one.method not in {"GET", "HEAD"}:
+                raise Fault(405, f"{one.method}: expected GET", "method", {"allow": "GET, HEAD"})
+            return self._pages[one.path](one)
+        return await self._of_model(one, started)
+
+    async def _of_model(self, one: Exchange, started: float) -> Response:
+        """`/v1/models/M:predict`, and `/v2/models/M[/versions/V][/ready|/infer]`."""
+        match one.path.strip("/").split("/"):
+            case ["v1", "models", named] if named.endswith(":predict"):
+                one.route = "/v1/models/{model}:predict"
+                served = self._served(one, named.removesuffix(":predict"))
+                return await self._predict(one, served, started, parse_vertex)
+            case ["v2", "models", name, "versions", version, *rest]:
+                served = self._served(one, name)
+                if version != served.version:
+                    raise Fault(404, f"{name}: the version served is {served.version}", "route")
+                return await self._of_version(one, served, rest, started)
+            case ["v2", "models", name, *rest]:
+                return await self._of_version(one, self._served(one, name), rest, started)
+        raise self._no_route(one)
+
+    async def _of_version(
+        self, one: Exchange, served: Served, rest: Sequence[str], started: float
+    ) -> Response:
+        if rest == ["infer"]:
+            one.route = "/v2/models/{model}/infer"
+            return await self._predict(one, served, started, parse_v2)
+        one.route = "/v2/models/{model}"
+        if rest == ["ready"]:
+            return Response.of({"name": served.name, "ready": True})
+        if rest:
+            raise self._no_route(one)
+        return Response.of(describe(served.model, served.name, served.version))
+
+    def _no_route(self, one: Exchange) -> Fault:
+        return Fault(404, f"{one.method} {one.path[:200]}: there is no such route; / lists them", "route")
+
+    def _metrics_page(self, _one: Exchange) -> Response:
+        content_type = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(200, self.metrics.page(), {"content-type": content_type})
+
+    def _server(self, _one: Exchange) -> Response:
+        return Response.of({"name": "gauntlet", "version": "1", "extensions": ["binary_tensor_data"]})
+
+    def _document(self, one: Exchange) -> Response:
+        self._require_state()
+        url = f"http://{one.headers.get('host', 'HOST')}"
+        content = document(self.models, self.limits, url, self.predict_route, self.health_route)
+        if one.path == "/openapi.json":
+            return Response.of(content)
+        return Response(200, page(content), {"content-type": "text/html; charset=utf-8"})
+
+    def _served(self, one: Exchange, name: str | None) -> Served:
+        """The model of a request, once there are models."""
+        self._require_state()
+        found = next(iter(self.models.values())) if name is None else self.models.get(name)
+        if found is None:
+            raise Fault(
+                404, f"found no model {name!r:.100}, expected one of {', '.join(self.models)}", "route"
+            )
+        one.served = found
+        return found
+
+    def _require_state(self) -> None:
+        if self.state != "ready":
+            headers = {"retry-after": "1"}
+            raise Fault(503, f"the server is {self.state}", self.state, headers)
+
+    def _probe(self, one: Exchange) -> Response:
+        """Live: the loop answers. Started: the models were proved. Ready: and the server is not ending."""
+        if one.path in ("/livez", "/v2/health/live"):
+            return Response.of({"live": True})
+        is_up = self.state != "starting" if one.path == "/startupz" else self.state == "ready"
+        content = {"state": self.state, "ready": is_up, "live": True}
+        models = {served.name: served.identity for served in self.models.values()}
+        return Response.of({**content, "models": models}, 200 if is_up else 503)
+
+    async def _predict(
+        self,
+        one: Exchange,
+        served: Served,
+        started: float,
+        parse: Callable[[Application, Exchange, Served, bytes], Asked],
+    ) -> Response:
+        if one.method != "POST":
+            raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
+        deadline = started + self._seconds(one.headers)
+        body = await self._body(one)
+        begun = monotonic()
+
+        def read() -> tuple[Asked, list[Row]]:
+            asked = parse(self, one, served, body)
+            return asked, self._rows(served.model, asked)
+
+        if served.model.medium == "text" and len(body) <= SHORT_BODY:
+            asked, rows = read()
+        else:
+            asked, rows = await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        self.metrics.read_seconds.labels(served.name).observe(monotonic() - begun)
+        one.rows, one.tokens = len(rows), sum(row.length for row in rows)
+        one.work = served.engine.submit(rows, deadline)
+        content, headers = asked.answer(await self._computed(one, served.engine, one.work))
+        return Response(200, content, {"content-type": "application/json", **headers})
+
+    async def _computed(self, one: Exchange, engine: Engine, work: Work) -> list[Answer]:
+        """The answers, unless the client leaves first."""
+        computed: asyncio.Future[Any] = work.future
+        left: asyncio.Future[Any] = asyncio.ensure_future(one.receive())
+        try:
+            await asyncio.wait((computed, left), return_when=asyncio.FIRST_COMPLETED)
+            if not work.future.done():
+                raise Left
+            return work.future.result()
+        finally:
+            left.cancel()
+            if not work.future.done():
+                engine.abandon(work)
+
+    def _rows(self, model: RowModel, asked: Asked) -> list[Row]:
+        rows = []
+        for index, instance in enumerate(asked.instances):
+            parts = [instance[column] for column in model.columns]
+            try:
+                rows.append(model.read(parts, asked.parameters, self.limits.pixels))
+            except InputError as error:
+                raise Fault(400, f"instances[{index}]: {error}") from None
+        return rows
+
+    def _seconds(self, headers: Headers) -> float:
+        given = headers.get(TIMEOUT_HEADER)
+        if given is None:
+            return self.timeout
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise Fault(400, f"{TIMEOUT_HEADER}: found {given:.20}, expected seconds, such as 0.5")
+        return seconds
+
+    async def _body(self, one: Exchange) -> bytes:
+        most = self.limits.body_bytes
+        said = one.headers.get("content-length", "0")
+        if said.isdecimal() and int(said) > most:
+            raise Fault(413, f"the body: found {said} bytes, expected at most {most}", "size")
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                more = True
+                while more:
+                    message = await one.receive()
+                    if message["type"] == "http.disconnect":
+                        raise Left
+                    part = message.get("body", b"")
+                    parts.append(part)
+                    one.body_bytes += len(part)
+                    self.held_bytes += len(part)
+                    if one.body_bytes > most:
+                        raise Fault(413, f"the body: found over {most} bytes, expected at most that", "size")
+                    if self.held_bytes > self.queue_bytes:
+                        held = f"{self.held_bytes} bytes of requests are held, over {self.queue_bytes}"
+                        raise Refused("bytes", held, 1)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise Fault(408, f"the body: it did not arrive within {BODY_SECONDS:g} s", "slow") from None
+        return b"".join(parts)
+
+    def _record(
+        self, one: Exchange, response: Response, started: float, arrived: datetime, trace: str
+    ) -> None:
+        if response.status < 400 and (one.route in PROBES or one.route == self.health_route):
+            return
+        seconds = monotonic() - started
+        method = one.method if one.method in METHODS else "_OTHER"
+        self.metrics.request_seconds.labels(method, one.route, str(response.status)).observe(seconds)
+        severity = "ERROR" if response.status >= 500 else "WARNING" if response.status >= 400 else "INFO"
+        work = one.work
+        computed = (
+            {}
+            if work is None
+            else {
+                "batch_rows": work.batch_rows,
+                "queue_ms": round(work.queued * 1000, 3),
+                "compute_ms": round(work.computed * 1000, 3),
+            }
+        )
+        self.log.write(
+            {
+                "time": arrived.isoformat(),
+                "severity": severity,
+                "message": f"{one.method} {one.path[:200]} {response.status}",
+                "method": one.method,
+                "path": one.path[:200],
+                "status": response.status,
+                "duration_ms": round(seconds * 1000, 3),
+                "client": one.client,
+                "trace": trace,
+                "body_bytes": one.body_bytes,
+                **({} if one.reason is None else {"reason": one.reason}),
+                **({} if one.traceback is None else {"traceback": one.traceback}),
+                **({} if one.served is None else one.served.identity),
+                **({} if one.served is None else {"rows": one.rows, "tokens": one.tokens}),
+                **computed,
+            }
+        )
+
+
+def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
+    """A Vertex prediction."""
+    return parse(served.model, served.identity, app.limits, one.headers.get("content-type", ""), body)
+
+
+def parse_v2(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
+    """An inference of the Open Inference Protocol."""
+    length = one.headers.get(HEADER_LENGTH)
+    return parse_inference(served.model, served.identity, app.limits, length, body)

@@ -1,0 +1,206 @@
+"""The OpenAPI document of a running server, and a page that shows it with commands to copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from gauntlet.serving.faces import Limits, describe
+from gauntlet.serving.interface import RowModel
+
+if TYPE_CHECKING:
+    from gauntlet.serving.app import Served
+
+EXAMPLE_TEXT = "I could not be happier with how this turned out."
+JSON_TYPES = {"BYTES": {"type": "string"}, "FP32": {"type": "number"}, "FP64": {"type": "number"}}
+ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Gauntlet</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem }}
+pre {{ background: #f4f4f5; padding: .8rem; overflow-x: auto; border-radius: 6px }}
+code {{ font-size: 14px }}
+@media (prefers-color-scheme: dark) {{
+  body {{ background: #18181b; color: #e4e4e7 }}
+  pre {{ background: #27272a }}
+  a {{ color: #93c5fd }}
+}}
+</style>
+<h1>Models of this server</h1>
+{models}
+<h2>Routes</h2>
+<ul>{routes}</ul>
+<p><a href="/openapi.json">openapi.json</a> describes them for programs.
+<a href="/metrics">/metrics</a> is for Prometheus.</p>
+</html>
+"""
+
+
+def example(model: RowModel) -> dict[str, Any]:
+    """A row as a client sends it; an image is to be replaced by one."""
+    part: Any = EXAMPLE_TEXT if model.medium == "text" else {"b64": "…"}
+    return dict.fromkeys(model.columns, part)
+
+
+def document(
+    models: Mapping[str, Served], limits: Limits, url: str, predict_route: str, health_route: str
+) -> dict[str, Any]:
+    """The OpenAPI document of the server at `url`; the first model is that of the routes that name none."""
+    paths: dict[str, Any] = {}
+    for at, served in enumerate(models.values()):
+        routes = [f"/v1/models/{served.name}:predict", *([predict_route] if at == 0 else [])]
+        for route in routes:
+            paths[route] = {"post": _prediction(served, limits, url + route)}
+        tensors = describe(served.model, served.name, served.version)
+        base = f"/v2/models/{served.name}"
+        paths[base] = {"get": _read("The model's inputs and outputs.")}
+        paths[f"{base}/ready"] = {"get": _read("Whether the model is ready.")}
+        paths[f"{base}/infer"] = {"post": _inference(served, tensors)}
+    for route, what in (
+        (health_route, "200 when the server is ready, else 503."),
+        ("/livez", "200 while the process answers."),
+        ("/readyz", "200 when the server is ready, else 503."),
+        ("/startupz", "200 once the models were proved."),
+        ("/v2", "The server, in the Open Inference Protocol."),
+        ("/v2/health/live", "200 while the process answers."),
+        ("/v2/health/ready", "200 when the server is ready, else 503."),
+    ):
+        paths[route] = {"get": _read(what)}
+    paths["/metrics"] = {
+        "get": {"summary": "Prometheus metrics.", "responses": {"200": {"description": "Text."}}}
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Gauntlet", "version": "1"},
+        "servers": [{"url": url}],
+        "paths": paths,
+        "components": {"schemas": {"Error": ERROR}},
+    }
+
+
+def page(content: Mapping[str, Any]) -> bytes:
+    """The document for people: what each route is, and a command for each that takes a body."""
+    shown, routes = [], []
+    for path, methods in content["paths"].items():
+        for method, one in methods.items():
+            routes.append(f"<li><code>{method.upper()} {escape(path)}</code>: {escape(one['summary'])}</li>")
+            if "x-curl" in one:
+                shown.append(f"<h3>{escape(path)}</h3><pre><code>{escape(one['x-curl'])}</code></pre>")
+    return PAGE.format(models="".join(shown), routes="".join(routes)).encode()
+
+
+def _read(summary: str) -> dict[str, Any]:
+    responses = {code: _answer({"type": "object"}) for code in ("200", "503")}
+    return {"summary": summary, "responses": responses}
+
+
+def _prediction(served: Served, limits: Limits, url: str) -> dict[str, Any]:
+    model = served.model
+    part: dict[str, Any] = {"type": "string"}
+    if model.medium == "image":
+        encoded = {"type": "object", "required": ["b64"], "properties": {"b64": {"type": "string"}}}
+        part = {"anyOf": [encoded, {"type": "string"}]}
+    row: dict[str, Any] = {
+        "type": "object",
+        "required": list(model.columns),
+        "properties": dict.fromkeys(model.columns, part),
+        "additionalProperties": False,
+    }
+    instance = row if len(model.columns) > 1 else {"anyOf": [row, part]}
+    parameters = {
+        name: {"type": "integer", "minimum": 1, "default": value} for name, value in model.parameters.items()
+    }
+    body = {
+        "type": "object",
+        "required": ["instances"],
+        "properties": {
+            "instances": {"type": "array", "minItems": 1, "maxItems": limits.instances, "items": instance},
+            "parameters": {"type": "object", "properties": parameters, "additionalProperties": False},
+        },
+        "example": {"instances": [example(model)]},
+    }
+    answer = {
+        "type": "object",
+        "required": ["predictions", "metadata"],
+        "properties": {
+            "predictions": {"type": "array", "items": {"type": "object"}},
+            "metadata": {
+                "type": "object",
+                "properties": {key: {"type": "string"} for key in served.identity},
+            },
+        },
+    }
+    return _asking(f"Ask {served.name} ({served.task}).", body, answer) | {"x-curl": _curl(served, url)}
+
+
+def _inference(served: Served, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    inputs = [
+        {"name": one["name"], "datatype": "BYTES", "shape": [1], "data": [_shown(served.model, one["name"])]}
+        for one in tensors["inputs"]
+    ]
+    tensor = {
+        "type": "object",
+        "required": ["name", "shape", "datatype"],
+        "properties": {
+            "name": {"type": "string"},
+            "shape": {"type": "array", "items": {"type": "integer"}},
+            "datatype": {"type": "string"},
+            "data": {"type": "array"},
+        },
+    }
+    body = {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string"},
+            "inputs": {"type": "array", "items": tensor},
+            "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+        },
+        "example": {"inputs": inputs},
+    }
+    answer = {
+        "type": "object",
+        "required": ["model_name", "outputs"],
+        "properties": {"model_name": {"type": "string"}, "outputs": {"type": "array", "items": tensor}},
+    }
+    return _asking(f"Ask {served.name} by the Open Inference Protocol.", body, answer)
+
+
+def _asking(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    faults = {
+        "400": "The request is wrong; the message names the instance.",
+        "413": "The body is too large, or has too many instances.",
+        "415": "The content type is not one that the model takes.",
+        "429": "It cannot be answered before its deadline, or too much waits: see Retry-After.",
+        "500": "The model failed at an instance, which the message names.",
+        "503": "The server is starting or ending.",
+        "504": "The deadline passed while it waited.",
+    }
+    error = {"$ref": "#/components/schemas/Error"}
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "200": _answer(answer),
+            **{code: {**_answer(error), "description": what} for code, what in faults.items()},
+        },
+    }
+
+
+def _answer(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
+
+
+def _shown(model: RowModel, column: str) -> str:
+    return str(EXAMPLE_TEXT if model.medium == "text" else f"…base64 of {column}…")
+
+
+def _curl(served: Served, url: str) -> str:
+    if served.model.medium == "image":
+        files = " ".join(f"--form {column}=@{column}.png" for column in served.model.columns)
+        return f"curl {files} {url}"
+    content = json.dumps({"instances": [example(served.model)]}, ensure_ascii=False)
+    return f"curl --json '{content}' {url}"

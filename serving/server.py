@@ -1,0 +1,293 @@
+"""The server process: bundles are opened, proved and warmed up; then requests are answered until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, cast
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.app import Application, Served
+from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, file_sha256, read_info
+from gauntlet.serving.engine import MOST_ROWS, CostModel, Engine
+from gauntlet.serving.faces import Limits
+from gauntlet.serving.interface import RowModel
+from gauntlet.serving.settings import Batching, Settings
+from gauntlet.serving.storage import read_object
+from gauntlet.serving.telemetry import AccessLog, Metrics
+from gauntlet.serving.verification import proved_model, read_certificate
+
+ASKED = ("medium", "columns", "fields", "lengths", "sample", "read", "run", "parameters", "most_rows")
+"""What a kind's model defines to be served, as `interface.RowModel` describes it."""
+DRAIN_SECONDS = 7.0
+"""For what was begun before a signal; uvicorn's own end takes up to 1 s more. Cloud Run kills after 10 s."""
+KEEP_ALIVE_SECONDS = 75
+HEAD_SECONDS, HEAD_BYTES = 20.0, 65_536
+WARM_RUNS = 2
+MEGABYTE = 2**20
+SHA256_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Source:
+    """A bundle to serve.
+
+    Attributes:
+        name: What routes call the model; None takes the bundle's own name.
+        version: None takes the beginning of the sha256 of `bundle.json`.
+        sha256: What `bundle.json` must hash to, where a registry has recorded it.
+    """
+
+    folder: Path
+    name: str | None = None
+    version: str | None = None
+    sha256: str | None = None
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What a request may be."""
+    most, root = int(settings.max_body_mb * MEGABYTE), settings.allow_gs
+    return Limits(
+        body_bytes=most,
+        instances=settings.max_instances,
+        pixels=settings.max_pixels,
+        read_object=None if root is None else lambda uri: read_object(uri, root, most),
+    )
+
+
+def opened(source: Source, settings: Settings, metrics: Metrics) -> Served:
+    """A bundle's model, proved and warmed up on this machine.
+
+    Raises:
+        BundleError: A check of `verification.verify` fails, or the bundle's kind cannot be served.
+    """
+    proved = proved_model(source.folder, source.sha256)
+    info = read_info(source.folder, source.sha256)
+    if missing := [name for name in ASKED if not hasattr(proved, name)]:
+        raise BundleError(
+            f"{source.folder}: a model of {info.task} cannot be served: its kind defines no "
+            f"{', '.join(missing)} (docs/how-to/add_a_task_kind.md)"
+        )
+    model = cast(RowModel, proved)
+    sha256 = file_sha256(source.folder / BUNDLE_FILE)
+    name = source.name or info.name
+    cost = CostModel(info.latency_ms, model.lengths[len(model.lengths) // 2])
+    together = may_share(settings.batching, read_certificate(source.folder))
+    most_rows = (model.most_rows or MOST_ROWS) if together else 1
+    warm(model, cost, most_rows, settings.batch_tokens)
+    engine = Engine(
+        model,
+        cost,
+        together=together,
+        batch_tokens=settings.batch_tokens,
+        queue_tokens=settings.queue_tokens,
+        observe=lambda batch: metrics.of_batch(name, batch),
+    )
+    version = source.version or sha256[:SHA256_SHOWN]
+    return Served(name, version, sha256[:SHA256_SHOWN], info.task, model, engine)
+
+
+def may_share(batching: Batching, certificate: Mapping[str, Any]) -> bool:
+    """Whether rows of several requests may share a batch.
+
+    With `safe` they may if conversion found no more rows whose label changes with the rows of their batch
+    than `conversion.max_neighbour_flips` allows; a certificate without the measurement allows nothing.
+    """
+    if batching != "safe":
+        return batching == "on"
+    measured = certificate.get("neighbours")
+    try:
+        bound = float(certificate.get("max_neighbour_flips", 0))
+        return float(measured["label_changes"]) <= bound * float(measured["rows"])  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def warm(model: RowModel, cost: CostModel, most_rows: int, batch_tokens: int) -> None:
+    """Compute made-up rows of each length, alone and in the largest batch, and learn what they cost here."""
+    for length in model.lengths:
+        for rows in sorted({1, max(1, min(most_rows, batch_tokens // length))}):
+            batch = [model.sample(length) for _ in range(rows)]
+            for turn in range(WARM_RUNS):
+                started = monotonic()
+                model.run(batch)
+                if turn:  # the first run also allocates
+                    cost.observe(rows * length, monotonic() - started)
+
+
+def serve(sources: Sequence[Source], settings: Settings) -> None:
+    """Serve bundles until SIGTERM or SIGINT.
+
+    What was begun is answered within 8 s, and new requests get 503 meanwhile. A second signal ends at once.
+
+    Raises:
+        UsageError: The address cannot be used, or two models have one name.
+        BundleError: A bundle is not proved on this machine.
+    """
+    host, port = settings.address
+    try:
+        listening = socket.create_server((host, port), backlog=2048, reuse_port=False)
+    except OSError as error:
+        raise UsageError(
+            f"--port: cannot listen on {host}:{port}: {error.strerror or error}. Choose another with --port."
+        ) from None
+    with listening:
+        unfinished = uvloop.run(_serve(sources, settings, listening))
+    if unfinished:  # a thread still computes what nobody waits for, and Python would wait for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+class _Protocol(HttpToolsProtocol):
+    """Closes a connection whose client takes long, or many bytes, to send the head of a request."""
+
+    _head: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head is not None and self._head_bytes > HEAD_BYTES:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request has come."""
+        self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._end_head()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed."""
+        self._end_head()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._end_head()
+        self._head_bytes = 0
+        self._head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
+
+    def _end_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+
+class _Server(uvicorn.Server):
+    """A server whose signals are ours: uvicorn's would end the process by the signal itself."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+async def _serve(sources: Sequence[Source], settings: Settings, listening: socket.socket) -> bool:
+    """Serve until a signal; return whether something is unfinished."""
+    loop = asyncio.get_running_loop()
+    metrics = Metrics()
+    log = AccessLog(metrics)
+    app = Application(
+        limits_of(settings),
+        metrics,
+        log,
+        settings.timeout,
+        int(settings.queue_mb * MEGABYTE),
+        os.environ.get("AIP_PREDICT_ROUTE", "/predict"),
+        os.environ.get("AIP_HEALTH_ROUTE", "/health"),
+    )
+    server = _Server(
+        uvicorn.Config(
+            cast(Any, app),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    unfinished = False
+    ending: asyncio.Task[None] | None = None
+
+    async def end() -> None:
+        nonlocal unfinished
+        try:
+            await asyncio.wait_for(app.drained(), DRAIN_SECONDS)
+        except TimeoutError:
+            unfinished = True
+            print(f"{app.active} requests were not answered in time", file=sys.stderr, flush=True)
+        server.should_exit = True
+
+    def signalled() -> None:
+        nonlocal ending
+        if ending is not None:
+            os._exit(0)
+        ending = loop.create_task(end())
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, signalled)
+    loading: asyncio.Future[Any] = loop.run_in_executor(None, _opened_all, sources, settings, metrics)
+    if "K_SERVICE" in os.environ:  # Cloud Run sends requests as soon as the port is open
+        await asyncio.wait({loading})
+        loading.result()
+    serving: asyncio.Future[Any] = asyncio.ensure_future(server.serve(sockets=[listening]))
+    await asyncio.wait((loading, serving), return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():  # a signal came first
+        return True
+    try:
+        models = loading.result()
+    except Exception:
+        server.should_exit = True
+        await serving
+        raise
+    app.ready(models)
+    host, port = listening.getsockname()[:2]
+    for served in models:
+        print(
+            f"{served.name} version {served.version} (bundle {served.bundle_sha256}) is ready on "
+            f"http://{host}:{port}",
+            file=sys.stderr,
+            flush=True,
+        )
+    await serving
+    for served in models:
+        served.engine.close()
+    log.close()
+    return unfinished
+
+
+def _opened_all(sources: Sequence[Source], settings: Settings, metrics: Metrics) -> list[Served]:
+    found: dict[str, Served] = {}
+    for source in sources:
+        served = opened(source, settings, metrics)
+        if served.name in found:
+            raise UsageError(
+                f"--model: two models are named {served.name!r}. Name them by --model NAME=PATH."
+            )
+        found[served.name] = served
+    return list(found.values())

@@ -1,0 +1,121 @@
+"""Bodies that nobody should send: the server answers each with a 4xx, or with 200, and stays alive."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.image_bundles import picture, write_shapes
+from tests.serving.running import SECONDS, Running, running
+from tests.text_bundles import certified
+
+BODIES = 400
+ROUTES = (
+    "/predict",
+    "/v1/models/moods:predict",
+    "/v1/models/shapes:predict",
+    "/v2/models/moods/infer",
+    "/v2/models/shapes/infer",
+)
+TYPES = (
+    "application/json",
+    "text/plain",
+    "image/png",
+    "multipart/form-data; boundary=b",
+    "",
+    "x/y; =",
+    "\xe9",
+)
+SEEDS: tuple[Any, ...] = (
+    {"instances": ["good", {"text": "bad"}], "parameters": {"top_k": 1}},
+    {"instances": [{"b64": "aGVsbG8="}, {"image": {"b64": "iVBORw0KGgo="}}]},
+    {"id": "1", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["good"]}]},
+    {
+        "inputs": [
+            {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 9}}
+        ],
+        "outputs": [{"name": "label", "parameters": {"binary_data": True}}],
+    },
+)
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 2**70, 1.5, 1e400, "", " ", "good", "\ud800", "\x00", "é" * 500, "gs://b/o"),
+    *(
+        [],
+        {},
+        [[]],
+        {"b64": None},
+        {"b64": "="},
+        [["good"], "bad"],
+        {"text": {"text": "good"}},
+        "[PAD] " * 300,
+    ),
+)
+
+
+def mutated(value: Any, random_: random.Random) -> Any:
+    """The value with some part replaced, dropped or repeated."""
+    if random_.random() < 0.15:
+        return random_.choice(VALUES)
+    if isinstance(value, dict):
+        items = [(key, mutated(one, random_)) for key, one in value.items() if random_.random() < 0.95]
+        if random_.random() < 0.1:
+            items.append((random_.choice(("text", "image", "x", "instances", "")), random_.choice(VALUES)))
+        return dict(items)
+    if isinstance(value, list):
+        found = [mutated(one, random_) for one in value if random_.random() < 0.95]
+        return found * random_.choice((1, 1, 1, 2, 40))
+    return value
+
+
+def body_of(random_: random.Random) -> bytes:
+    """JSON, broken JSON, a form or bytes."""
+    turn = random_.random()
+    if turn < 0.1:
+        return random_.randbytes(random_.randrange(200))
+    if turn < 0.15:
+        deep = random_.choice((b"[", b'{"instances":[', b'{"instances":'))
+        return deep * random_.choice((3, 5000))
+    if turn < 0.25:
+        name = random_.choice((b"image", b"text", b"", b'"; x="'))
+        part = b'content-disposition: form-data; name="' + name + b'"; filename="a"\r\n\r\n'
+        content = b"--b\r\n" + part + picture(diagonal=True) + b"\r\n--b--\r\n"
+        return content[: random_.randrange(len(content) + 1)]
+    content = json.dumps(mutated(random_.choice(SEEDS), random_)).encode()
+    if turn < 0.45:  # a byte is changed, or the end is missing
+        at = random_.randrange(len(content) + 1)
+        return content[:at] + random_.randbytes(random_.randrange(2)) + content[at + 1 :]
+    return content
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("fuzzed")
+    options = ("--model", f"shapes={write_shapes(folder / 'shapes')}", "--max-instances", "30")
+    with running(str(certified(folder / "texts")), *options) as found:
+        yield found
+
+
+def test_no_body_makes_the_server_fail(server: Running) -> None:
+    random_ = random.Random(20)
+    statuses: dict[int, int] = {}
+    with httpx.Client(base_url=server.url, timeout=SECONDS) as client:
+        for number in range(BODIES):
+            headers = {"content-type": random_.choice(TYPES).encode("latin-1")}
+            if random_.random() < 0.1:
+                headers["inference-header-content-length"] = random_.choice((b"5", b"-1", b"x", b"999999999"))
+            body = body_of(random_)
+            route = random_.choice(ROUTES)
+            answer = client.post(route, content=body, headers=headers)
+            assert answer.status_code < 500, (number, route, headers, body, answer.text)
+            assert answer.status_code == 200 or answer.json()["error"]
+            statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+        good = client.post("/predict", json={"instances": ["good"]})
+    assert good.json()["predictions"][0]["label"] == "good"
+    assert {200, 400, 415} <= statuses.keys()
+    assert statuses[200] > BODIES // 20
+    assert server.process.poll() is None
