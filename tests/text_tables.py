@@ -47,7 +47,7 @@ def kept(rows: Iterable[TextRow]) -> CheckedTexts:
     return checked
 
 
-def held_out_texts(dataset: TextDataset) -> list[str]:
+def rows_of_test(dataset: TextDataset) -> list[str]:
     """The texts of the test split, in the order of the alphabet."""
     checked = check_table(read_table(dataset), dataset)
     texts = texts_of(checked)

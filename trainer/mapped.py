@@ -216,7 +216,7 @@ def _mapped(
         if error.errno is None:  # of Arrow, about the split
             raise
         raise GauntletError(
-            f"{folder}: token ids cannot be written ({os.strerror(error.errno)}). Make room, or name another folder by "
-            f"{TOKENS_VARIABLE}, or by TMPDIR."
+            f"{folder}: token ids cannot be written ({os.strerror(error.errno)}). Make room, or name another "
+            f"folder by {TOKENS_VARIABLE}, or by TMPDIR."
         ) from None
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

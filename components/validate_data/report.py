@@ -81,9 +81,9 @@ def page(kind: TaskKind, examined: Examination) -> str:
 
 
 def over_time(examined: Examination) -> Markup:
-    """Rows by time and split; nothing if the rows have no times."""
+    """Rows by time and split; nothing if the rows have no times, or none that the splits needed to read."""
     rows = examined.checked.rows
-    if "time" not in rows or not len(rows):
+    if "time" not in rows or not len(rows) or not pd.api.types.is_numeric_dtype(rows["time"]):
         return NOTHING
     times = rows["time"].to_numpy(dtype=np.float64)
     splits = np.asarray(rows["split"])

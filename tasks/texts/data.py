@@ -58,7 +58,7 @@ from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
 from gauntlet.tasks.texts.files import SourceFile, find_sources, format_of, require_rows, source_uris, verify
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
-from gauntlet.tasks.texts.pieces import readers
+from gauntlet.tasks.texts.pieces import Ints, readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.rows import Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
 from gauntlet.tasks.texts.similarity import ODD, TextLikeness, in_order, words_of

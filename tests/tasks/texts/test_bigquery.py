@@ -23,7 +23,7 @@ from gauntlet.tasks.text_classification.data import read_table, sources
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests.fakes.bigquery import CHANGED, Query, Table
 from tests.fakes.cloud import FakeCloud
-from tests.text_tables import held_out_texts
+from tests.text_tables import rows_of_test
 
 LABELS = ("joy", "fear")
 TABLE = "shop.crm.tickets"
@@ -93,7 +93,7 @@ def test_the_newest_rows_by_a_timestamp_are_the_test_split(cloud: FakeCloud) -> 
     checks = {"rows_per_class": {"min_rows": 1, "severity": "warn"}, "near_duplicates": {"severity": "warn"}}
     split = {"train": 0.7, "validation": 0.1, "test": 0.2}
     found = dataset(columns={"label": "label", "time": "at"}, checks=checks, split=split)
-    assert held_out_texts(found) == ["text of number 0", "text of number 1"]
+    assert rows_of_test(found) == ["text of number 0", "text of number 1"]
 
 
 def test_labels_in_an_array_are_several_labels(cloud: FakeCloud) -> None:

@@ -20,7 +20,7 @@ from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.tasks.text_classification.data import read_table, sources
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests.fakes.cloud import FakeCloud
-from tests.text_tables import held_out_texts
+from tests.text_tables import rows_of_test
 
 LABELS = ("joy", "fear")
 
@@ -178,7 +178,7 @@ def test_the_newest_folder_is_the_test_split(tmp_path: Path) -> None:
     checks = {"rows_per_class": {"min_rows": 1, "severity": "warn"}, "near_duplicates": {"severity": "warn"}}
     found = dataset(tmp_path, columns={"label": "label", "time": "day"}, checks=checks,
                     split={"train": 0.7, "validation": 0.1, "test": 0.2})  # fmt: skip
-    assert held_out_texts(found) == ["text of number 10", "text of number 9"]
+    assert rows_of_test(found) == ["text of number 10", "text of number 9"]
 
 
 # --- what datasets saves -----------------------------------------------------------------------------
