@@ -102,7 +102,7 @@ def read_table(dataset: TextTable, targets: Targets) -> TextRows:
     files = _files(dataset)
     if dataset.sha256 is not None:
         verify(dataset, {file: storage.read_bytes(file.uri) for file in files})
-    found = RowsCollector(targets)
+    found = RowsCollector(targets, dataset.columns.key("label"))
     faults: list[str] = []
     for file in files:
         try:

@@ -334,3 +334,16 @@ def test_a_column_that_where_names_and_no_file_has(tmp_path: Path, name: str, co
 def test_a_condition_is_checked_with_the_manifest(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="a condition on columns of each row"):
         dataset(tmp_path, where="year >")
+
+
+def test_a_label_column_that_changes_its_type_between_files_is_refused(tmp_path: Path) -> None:
+    for name, labels in {"a": ["joy", None], "b": [None, None], "c": [1, 0]}.items():
+        pq.write_table(pa.table({"text": ["x", "y"], "label": labels}), tmp_path / f"{name}.parquet")
+    with pytest.raises(
+        DataError, match=r"c.parquet: dataset.columns.label: found numbers, and text in a.parquet"
+    ):
+        rows(dataset(tmp_path / "*.parquet"))
+    found = dataset(
+        tmp_path, files={"train": "a.parquet", "test": "c.parquet"}
+    )  # splits may be of two makers
+    assert read_table(found)["label"].tolist()[2:] == ["fear", "joy"]
