@@ -57,7 +57,7 @@ from gauntlet.tasks.texts.files import (
     require_rows,
     source_uris,
     unknown_format,
-    verify,
+    verified,
 )
 from gauntlet.tasks.texts.records import OPENED
 from gauntlet.tasks.texts.similarity import TextLikeness
@@ -175,19 +175,19 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
             none holds a conversation.
         UsageError: The manifest asks for what cannot be read.
     """
-    contents = {file: b"" if file.is_table else storage.read_bytes(file.uri) for file in _files(dataset)}
-    verify(dataset, contents)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
-    for file, data in contents.items():
-        try:
-            first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
-            rows += _rows(data, file, dataset, first)
-        except DataError as error:
-            faults.append(str(error))
+    with verified(dataset, _files(dataset)) as files:
+        for file in files:
+            try:
+                first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
+                content = b"" if file.is_table else storage.read_bytes(file.uri)
+                rows += _rows(content, file, dataset, first)
+            except DataError as error:
+                faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
-    require_rows(dataset, {file.split for file in contents} - {row["split"] for row in rows})
+    require_rows(dataset, {file.split for file in files} - {row["split"] for row in rows})
     if not rows:
         raise DataError(f"{dataset.uri}: found no conversations, expected at least one. Correct dataset.uri")
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"row": "int64"})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import compress
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -164,31 +165,50 @@ def require_rows(dataset: RecordDataset, empty: Collection[SplitName]) -> None:
         )
 
 
-def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
-    """Compare every file's sha256, as stored, with the manifest's before anything is parsed.
+@contextmanager
+def verified(dataset: TableDataset, files: Sequence[SourceFile]) -> Iterator[Sequence[SourceFile]]:
+    """The files, whose sha256, as stored, is the manifest's. Those from elsewhere are copies, deleted later.
 
     Raises:
         DataError: One differs.
     """
     if dataset.sha256 is None:
+        yield files
         return
-    names = [file.name for file in contents]
-    if isinstance(dataset.sha256, str):
+    with tempfile.TemporaryDirectory(prefix="gauntlet-") as folder:
+        here = [_copied(file, Path(folder, str(number))) for number, file in enumerate(files)]
+        _require_sha256(dataset, dataset.sha256, here)
+        yield here
+
+
+def _copied(file: SourceFile, path: Path) -> SourceFile:
+    """The file, or its copy if it is not on this machine: what was checked is then what is read."""
+    if storage.local_path(file.uri) is not None:
+        return file
+    storage.fetch(file.uri, path)
+    return replace(file, uri=str(path))
+
+
+def _require_sha256(
+    dataset: TableDataset, sha256: str | Mapping[str, str], files: Sequence[SourceFile]
+) -> None:
+    names = [file.name for file in files]
+    if isinstance(sha256, str):
         if len(names) > 1:
             raise DataError(
                 f"{dataset.uri}: dataset.sha256 is one hash, but the files are {', '.join(names)}. "
                 "Give a hash for each, by file name"
             )
-        expected = {names[0]: dataset.sha256}
+        expected = {names[0]: sha256}
     else:
-        expected = dict(dataset.sha256)
+        expected = dict(sha256)
     faults = [f"{name}: dataset.sha256 has no hash for it" for name in names if name not in expected] + [
         f"{name}: dataset.sha256 names it, but the files are {', '.join(names)}"
         for name in expected
         if name not in names
     ]
-    for file, data in contents.items():
-        found = hashlib.sha256(data).hexdigest()
+    for file in files:
+        found = storage.sha256_of(file.uri)
         if file.name in expected and found != expected[file.name]:
             faults.append(f"{file.name}: found sha256 {found}, expected {expected[file.name]}")
     if faults:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from pydantic import ValidationError
 
 from gauntlet.components.validate_data import packed
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
+from gauntlet.tasks.language.data import read_table as read_conversations
+from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.tasks.text_classification.data import read_table, sources
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests.fakes.cloud import FakeCloud
@@ -347,3 +350,24 @@ def test_a_label_column_that_changes_its_type_between_files_is_refused(tmp_path:
         tmp_path, files={"train": "a.parquet", "test": "c.parquet"}
     )  # splits may be of two makers
     assert read_table(found)["label"].tolist()[2:] == ["fear", "joy"]
+
+
+def test_where_of_conversations(tmp_path: Path) -> None:
+    lines = [{"prompt": "Hello", "response": f"answer {at}", "score": at} for at in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    content = {"name": "d", "version": "1", "uri": str(tmp_path / "a.jsonl"), "tokenizer": "none"}
+    found = ConversationDataset.model_validate(content | {"where": "score >= 1"})
+    assert read_conversations(found)["place"].tolist() == ["a.jsonl line 2", "a.jsonl line 3"]
+    with pytest.raises(
+        DataError, match=r"a.jsonl: no key mark: dataset.where names it, .*: prompt, response, sco"
+    ):
+        read_conversations(found.model_copy(update={"where": "mark >= 1"}))
+
+
+def test_a_file_of_a_bucket_has_the_sha256_of_the_manifest(cloud: FakeCloud) -> None:
+    content = b"text,label\none,joy\n"
+    cloud.bucket.objects["gs://bucket/a.csv"] = content
+    right = hashlib.sha256(content).hexdigest()
+    assert len(rows(dataset("gs://bucket/a.csv", sha256=right))) == 1
+    with pytest.raises(DataError, match=rf"a.csv: found sha256 {right}, expected 0000"):
+        rows(dataset("gs://bucket/a.csv", sha256="0" * 64))
