@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,7 @@ from gauntlet.contracts.data import CheckResult, CheckVerdict
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.where import holds
 from gauntlet.tasks.language.manifest import ConversationDataset, UnusedColumnsCheck
 from gauntlet.tasks.language.turns import (
     KNOWN_COLUMNS,
@@ -51,13 +53,14 @@ from gauntlet.tasks.texts.delimited import COMMA, names_of, split_rows, take_sep
 from gauntlet.tasks.texts.files import (
     SourceFile,
     decode,
-    find_files,
+    find_sources,
     format_of,
     open_bigquery,
     read_objects,
+    require_rows,
     source_uris,
     unknown_format,
-    verify,
+    verified,
 )
 from gauntlet.tasks.texts.records import OPENED
 from gauntlet.tasks.texts.similarity import TextLikeness
@@ -154,12 +157,12 @@ def examine_conversations(
 
 
 def sources(dataset: ConversationDataset) -> tuple[str, ...]:
-    """The URIs of the files. Raises what `find_files` does."""
+    """The URIs of the files. Raises what `find_sources` does."""
     return source_uris(_files(dataset))
 
 
 def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
-    return find_files(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
+    return find_sources(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -177,18 +180,19 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
             none holds a conversation.
         UsageError: The manifest asks for what cannot be read.
     """
-    contents = {file: b"" if file.is_table else storage.read_bytes(file.uri) for file in _files(dataset)}
-    verify(dataset, contents, contents.__getitem__)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
-    for file, data in contents.items():
-        try:
-            first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
-            rows += _rows(data, file, dataset, first)
-        except DataError as error:
-            faults.append(str(error))
+    with verified(dataset, _files(dataset)) as files:
+        for file in files:
+            try:
+                first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
+                content = b"" if file.is_table else storage.read_bytes(file.uri)
+                rows += _rows(content, file, dataset, first)
+            except DataError as error:
+                faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
+    require_rows(dataset, {file.split for file in files} - {row["split"] for row in rows})
     if not rows:
         raise DataError(f"{dataset.uri}: found no conversations, expected at least one. Correct dataset.uri")
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"row": "int64"})
@@ -201,7 +205,8 @@ def _rows(
     data: bytes, file: SourceFile, dataset: ConversationDataset, first: int
 ) -> Iterator[dict[str, Any]]:
     of_path = dict(file.partition)
-    for number, (place, record) in enumerate(_records(data, file, dataset), first):
+    records = _kept(_records(data, file, dataset), of_path, file, dataset)
+    for number, (place, record) in enumerate(records, first):
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"split": file.split, "place": repair(f"{file.name} {place}"), "row": number}
         if dataset.time_column is not None:
@@ -216,6 +221,28 @@ def _rows(
             yield row | {"unmarked": repair(str(error))}
         else:
             yield from (row | columns for columns in _columns(examples, conversation))
+
+
+def _kept(
+    records: list[tuple[str, Mapping[str, Any]]],
+    of_path: Mapping[str, str | None],
+    file: SourceFile,
+    dataset: ConversationDataset,
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The records for which `dataset.where` is true."""
+    if dataset.where is None:
+        return records
+    names = {*of_path}.union(*(record.keys() for _, record in records))
+    if absent := [column for column in dataset.where_columns if column not in names]:
+        raise DataError(
+            f"{file.name}: no key {' and '.join(absent)}: dataset.where names it, and the keys found are: "
+            f"{', '.join(sorted(names))}"
+        )
+    columns = {
+        column: [of_path.get(column, record.get(column)) for _, record in records]
+        for column in dataset.where_columns
+    }
+    return list(compress(records, holds(dataset.where, columns, file.name)))
 
 
 def _columns(examples: Sequence[Example], conversation: Conversation) -> Iterator[dict[str, Any]]:

@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 from gauntlet.manifests.dataset import (
     ClassBalanceCheck,
     LabelledDataset,
+    RecordDataset,
     RowCheck,
     RowsPerClassCheck,
     SimilarityCheck,
-    TableDataset,
 )
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Dimension, Search
@@ -117,7 +117,7 @@ class LabelledTextChecks(TextChecks):
     class_balance: ClassBalanceCheck = ClassBalanceCheck()
 
 
-class TextTable(TableDataset):
+class TextTable(RecordDataset):
     """Section of validate-data: a table of texts, each with a label or another target.
 
     Several columns can be one text: `columns.text: [subject, body]` joins those that are not empty with a
