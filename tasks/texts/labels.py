@@ -99,7 +99,13 @@ def check_labelled(
     checks = dataset.checks
     conflicts = ("conflicting_labels", TextFindings.conflicts)
     checked = check_texts(table, dataset, of_labels, conflicts, checks.rows_per_class.min_rows)
-    check_classes(checked, dataset, checks.rows_per_class, checks.class_balance, largest_groups(checked.rows))
+    check_classes(
+        checked,
+        dataset,
+        checks.rows_per_class,
+        checks.class_balance,
+        lambda: largest_groups(checked.rows),
+    )
     return checked
 
 
@@ -116,7 +122,9 @@ def examined(
         statistics=statistics,
         content=lambda split: split_content(checked, split, schema, targets),
         fingerprints=KEY_FORM,
-        resolution=describe_resolution(statistics.class_counts["test"].values()),
+        resolution=describe_resolution(
+            statistics.class_counts["test"].values(), tested=statistics.rows["test"]
+        ),
     )
 
 
@@ -144,9 +152,9 @@ def content_sha256(
     It is fed with one JSON line each: the labels, then for each split its name and its rows as
     [text, target].
     """
+    found = pl.Series([json.dumps(targets(value)) for value in checked.rows[column].cat.categories])
 
     def lines(texts: pl.Series, rows: pd.DataFrame) -> pl.Series:
-        found = pl.Series([json.dumps(targets(value)) for value in rows[column].cat.categories])
         return "[" + texts + ", " + found.gather(rows[column].cat.codes.to_numpy()) + "]\n"
 
     return hash_splits(checked, json_line(list(labels)), lines)
