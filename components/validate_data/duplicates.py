@@ -78,8 +78,8 @@ class Likeness(Protocol):
     def doubles(self, keys: Numbers, others: Numbers, at_least: float) -> Doubles:
         """For each of some keys (M,) the first of other keys (L,) that is similar.
 
-        `others` are distinct. "First" is meant in the order in which the likeness compares keys, given that
-        others were added in their order.
+        `others` are distinct, and none is one of `keys`. "First" is meant in the order in which the likeness
+        compares keys, given that others were added in their order.
 
         Returns:
             The positions in `keys` of those that are like one of `others`, and its position in `others`.
@@ -132,7 +132,7 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
     The other row is the first with the same key, else one with a similar key; of the test split, else of
     validation. Arguments as in `near_rows`.
     """
-    count = int(keys.max(initial=NONE)) + 1
+    count = int(keys.max(initial=0)) + 1
     first = {split: _first_rows(splits, keys, split, count) for split in HELD_OUT_FROM["train"]}
     found: list[Doubles] = []
     for split, held_out in HELD_OUT_FROM.items():

@@ -1,4 +1,4 @@
-"""Find images that look alike: perceptual hashes, and the share of their bits that agree."""
+"""Find images that look alike: the share of their perceptual hashes' bits that agree (`decoding.py`)."""
 
 from __future__ import annotations
 
@@ -6,33 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from gauntlet.components.validate_data.duplicates import Doubles, Ints, Numbers
 
-SAMPLES = 64  # pixels along a side of what is hashed
-WAVES = 16  # along either axis
-BITS = WAVES * WAVES - 1
 BLOCK = 256  # rows that are compared with all others at once
 LEAST_CORRELATION = 0.95
 
 Shares = npt.NDArray[np.float64]
 Alike = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 """Whether the image in a row is like those in other rows (M,), whose hashes agree with its own: (M,)."""
-
-# The lowest waves of a discrete cosine transform: (WAVES, SAMPLES).
-COSINES = np.cos(np.pi / SAMPLES * np.outer(np.arange(WAVES), np.arange(SAMPLES) + 0.5))
-
-
-def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
-    """(BITS,): which of the lowest waves of the grey picture, without its mean, are above their median.
-
-    The method is pHash (Zauner, 2010). Size, light and compression hardly change the hash; position, cut and
-    wear do, so two cards of one design differ.
-    """
-    small = picture.convert("L").resize((SAMPLES, SAMPLES), Image.Resampling.BOX)
-    waves = (COSINES @ np.asarray(small, dtype=np.float64) @ COSINES.T).reshape(-1)[1:]
-    return np.asarray(waves > np.median(waves))
 
 
 def correlated(pixels: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64]) -> Alike:
@@ -85,27 +67,25 @@ class ImageLikeness:
     def repeats(self, keys: Numbers, at_least: float) -> Doubles:
         """As `Likeness.repeats`: the first kept is the one that was kept first."""
         known = _KnownImages(self, at_least)
-        kept: dict[int, int] = {}
+        kept = set()
         found = []
         for row, key in enumerate(keys.tolist()):
             if key in kept:
                 continue
-            alike = known.find(key)
-            if alike is None:
-                kept[key] = row
-                known.add(key)
-            else:
-                found.append((row, kept[alike[0]], alike[1]))
+            if (alike := known.find(key)) is not None:
+                found.append((row, *alike))
+                continue
+            kept.add(key)
+            known.add(key, row)
         return _doubles(found)
 
     def doubles(self, keys: Numbers, others: Numbers, at_least: float) -> Doubles:
         """As `Likeness.doubles`: the first of the others in their order."""
         known = _KnownImages(self, at_least)
-        for other in others.tolist():
-            known.add(other)
-        place = {other: at for at, other in enumerate(others.tolist())}
-        alike = [(row, known.find(key)) for row, key in enumerate(keys.tolist())]
-        return _doubles([(row, place[double[0]], double[1]) for row, double in alike if double is not None])
+        for row, other in enumerate(others.tolist()):
+            known.add(other, row)
+        alike = ((row, known.find(key)) for row, key in enumerate(keys.tolist()))
+        return _doubles([(row, *double) for row, double in alike if double is not None])
 
     def agreement(self, ours: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> Shares:
         """The shares of bits that agree, (A, B), of signs (A, bits) and (B, bits)."""
@@ -146,25 +126,30 @@ class _KnownImages:
 
     def __init__(self, likeness: ImageLikeness, at_least: float) -> None:
         self._likeness, self._at_least = likeness, at_least
-        self._keys: list[int] = []
-        self._rows: list[int] = []
+        self._signs = np.empty_like(likeness.signs)
+        self._images: list[int] = []  # of each hash the row of its image in `likeness`
+        self._rows: list[int] = []  # of each hash the row of its key
 
-    def add(self, key: int) -> None:
+    def add(self, key: int, row: int) -> None:
+        """Add a key of a row."""
         if self._likeness.connected[key]:
-            rows = self._likeness.rows_of[key]
-            self._rows += rows
-            self._keys += [key] * len(rows)
+            images = self._likeness.rows_of[key]
+            self._signs[len(self._images) : len(self._images) + len(images)] = self._likeness.signs[images]
+            self._images += images
+            self._rows += [row] * len(images)
 
     def find(self, key: int) -> tuple[int, float] | None:
+        """The row of the first key that is similar, with the similarity."""
         if not self._likeness.connected[key] or not self._rows:
             return None
-        signs, own = self._likeness.signs, self._likeness.rows_of[key]
-        shares = self._likeness.agreement(signs[self._rows], signs[own]).max(axis=1)
-        near = [at for at in np.flatnonzero(shares >= self._at_least).tolist() if self._keys[at] != key]
+        own = self._likeness.rows_of[key]
+        known = self._signs[: len(self._images)]
+        shares = self._likeness.agreement(known, self._likeness.signs[own]).max(axis=1)
+        near = np.flatnonzero(shares >= self._at_least).tolist()
         if self._likeness.alike is not None and near:
-            kept = self._likeness.alike(own[0], np.array([self._rows[at] for at in near]))
+            kept = self._likeness.alike(own[0], np.array([self._images[at] for at in near]))
             near = [at for at, is_alike in zip(near, kept, strict=True) if is_alike]
         if not near:
             return None
-        other = self._keys[near[0]]
-        return other, float(max(shares[at] for at in near if self._keys[at] == other))
+        row = self._rows[near[0]]
+        return row, float(max(shares[at] for at in near if self._rows[at] == row))

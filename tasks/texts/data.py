@@ -19,7 +19,6 @@ import polars as pl
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from gauntlet.backends import storage
 from gauntlet.components.training_rows import HashedGroups
 from gauntlet.components.validate_data.carving import Hashes, carve_rows, named_by
 from gauntlet.components.validate_data.checks import (
@@ -56,12 +55,19 @@ from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
-from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, source_uris, verify
+from gauntlet.tasks.texts.files import (
+    SourceFile,
+    find_sources,
+    format_of,
+    require_rows,
+    source_uris,
+    verified,
+)
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.pieces import Ints, readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.rows import Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
-from gauntlet.tasks.texts.similarity import ODD, TextLikeness, in_order, words_of
+from gauntlet.tasks.texts.similarity import TextLikeness, all_words, in_order
 from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 
@@ -80,12 +86,12 @@ CHARACTERWISE = ("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "S
 
 
 def sources(dataset: TextTable) -> tuple[str, ...]:
-    """The URIs of the files. Raises what `find_files` does."""
+    """The URIs of the files. Raises what `find_sources` does."""
     return source_uris(_files(dataset))
 
 
 def _files(dataset: TextTable) -> tuple[SourceFile, ...]:
-    return find_files(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
+    return find_sources(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -99,17 +105,17 @@ def read_table(dataset: TextTable, targets: Targets) -> TextRows:
             all files together.
         UsageError: The manifest asks for what cannot be read.
     """
-    files = _files(dataset)
-    verify(dataset, files, lambda file: storage.read_bytes(file.uri))
-    found = RowsCollector(targets)
+    found = RowsCollector(targets, dataset.columns.key("label"))
     faults: list[str] = []
-    for file in files:
-        try:
-            found.add(file, readers(dataset, file))
-        except DataError as error:
-            faults.append(str(error))
+    with verified(dataset, _files(dataset)) as files:
+        for file in files:
+            try:
+                found.add(file, readers(dataset, file))
+            except DataError as error:
+                faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
+    require_rows(dataset, found.empty_splits())
     return found.rows()
 
 
@@ -622,7 +628,7 @@ class TextStatistics(contract.Statistics):
     """What `statistics.json` has for every dataset of texts.
 
     Attributes:
-        words: All words of the training texts, in normal form (`words_of`).
+        words: All words of the training texts, in normal form (`all_words`).
         top_words: The 200 most frequent of them with their counts, most frequent first.
     """
 
@@ -651,7 +657,7 @@ def describe_texts(checked: CheckedTexts) -> dict[str, Any]:
 
 
 def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
-    """Each `word` (`words_of`) of the keys of some rows, given the numbers of their keys, and its `count`."""
+    """Each `word` (`all_words`) of the keys of some rows, by the numbers of their keys, and its `count`."""
     weights = np.bincount(numbers, minlength=len(keys))
     numbered = NumberedWords()
     counts = np.zeros(0)
@@ -666,9 +672,8 @@ def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
         counts[: len(fewer)] += fewer
     words = numbered.words()[: len(counts)].alias("word").to_frame()
     words = words.with_columns(count=pl.Series(counts).cast(pl.Int64)).filter(pl.col("count") > 0)
-    odd = words["word"].str.contains(ODD)
-    units = [(unit, count) for word, count in words.filter(odd).iter_rows() for unit in words_of(word)]
-    whole = pl.concat([words.filter(~odd), pl.DataFrame(units, words.schema, orient="row")])
+    at, units = all_words(words["word"])
+    whole = pl.DataFrame({"word": units, "count": words["count"].to_numpy()[at]}).filter(pl.col("word") != "")
     return whole.group_by("word").agg(pl.col("count").sum())
 
 

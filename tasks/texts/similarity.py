@@ -1,6 +1,6 @@
 """Find texts with similar sets of words, exactly, in memory that is linear in the texts.
 
-The measure is Jaccard similarity: shared words over all words of the two (`words_of`). Candidates are found
+The measure is Jaccard similarity: shared words over all words of the two (`all_words`). Candidates are found
 by prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data Cleaning", ICDE
 2006, and Bayardo et al., "Scaling Up All Pairs Similarity Search", WWW 2007): two sets of similarity t or
 more must share one of their few rarest words, and n words of a few more (Wang et al., "Can We Beat the Prefix
@@ -16,7 +16,6 @@ rows. The checks need less: which texts a chain of pairs connects, and the first
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,13 +59,10 @@ _ALPHABETIC = (
     "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f"
     "\ua980-\ua9ff\uaa60-\uaadf"
 )
-_RUN = re.compile(
-    f"(?P<syllabic>[{_SYLLABIC}]+)|(?P<alphabetic>[{_ALPHABETIC}]+)|[^{_SYLLABIC}{_ALPHABETIC}]+"
-)
-_UNSPACED = re.compile(f"[{_SYLLABIC}{_ALPHABETIC}]")
 SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
-# What `words_of` does not just split at spaces: these scripts, and other white space of Python.
-ODD = f"[\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000{_SYLLABIC}{_ALPHABETIC}]"
+_SPACES = "\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_ODD = f"[{_SPACES}{_SYLLABIC}{_ALPHABETIC}]"
+_RUNS = f"[{_SYLLABIC}]+|[{_ALPHABETIC}]+|[^ {_SPACES}{_SYLLABIC}{_ALPHABETIC}]+"
 
 Words: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -168,13 +164,23 @@ class _Sets:
 
     def take(self, rows: Ints) -> _Sets:
         """These sets."""
-        counts = np.diff(self.starts)[rows]
+        words, starts = self._first_words(rows, self.sizes[rows])
+        return _Sets(words, starts, self.sizes[rows], self.signatures[rows])
+
+    def heads(self, at_least: float) -> _Sets:
+        """The sets with only as many words as buckets need."""
+        counts = np.minimum(self.sizes, prefixes(self.sizes, at_least) + LEVELS - 1)
+        words, starts = self._first_words(np.arange(len(counts)), counts)
+        return _Sets(words, starts, self.sizes, self.signatures)
+
+    def _first_words(self, rows: Ints, counts: Sizes) -> tuple[Words, Ints]:
+        """So many words of each of these sets, and where they start."""
         starts = offsets(counts)
         words = np.empty(starts[-1], dtype=np.uint32)
         for some in _slices(counts, WORDS_AT_ONCE):
             end = starts[some.stop]
             words[starts[some.start] : end] = self.words[ranges(self.starts[rows[some]], counts[some])]
-        return _Sets(words, starts, self.sizes[rows], self.signatures[rows])
+        return words, starts
 
 
 def prefixes(sizes: Sizes, at_least: float) -> Sizes:
@@ -185,14 +191,14 @@ def prefixes(sizes: Sizes, at_least: float) -> Sizes:
     return of_set
 
 
-def offsets(counts: Ints | Sizes) -> Ints:
+def offsets(counts: Numbers) -> Ints:
     """Where pieces of so many items start when one follows the other, and where the last one ends."""
     starts = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=starts[1:])
     return starts
 
 
-def ranges(starts: Ints, counts: Ints | Sizes) -> Ints:
+def ranges(starts: Numbers, counts: Numbers) -> Ints:
     """The numbers from each start on, so many as `counts` says, one range after the other."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
@@ -267,8 +273,7 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
 
     The words are first numbered as they are found, then by how many texts contain them.
     """
-    categories = pl.Categories.random()
-    category = pl.Categorical(categories)
+    category = pl.Categorical(pl.Categories.random())
     held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
     frequencies = np.zeros(1, dtype=np.int64)
     for sizes, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
@@ -276,7 +281,8 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
         found = np.bincount(words, minlength=len(frequencies))
         found[: len(frequencies)] += frequencies
         frequencies = found
-    ranks = _ranks(categories.to_series(), frequencies)
+    numbers = pl.Series(np.arange(len(frequencies), dtype=np.uint32))
+    ranks = _ranks(numbers.cat.to(category).cast(pl.String), frequencies)
     del held
     width = int(np.clip(stored.words // max(1, len(keys)) // SIGNED_WORDS, 1, MAX_SIGNATURE))
 
@@ -326,20 +332,57 @@ def _numbered(texts: pl.Series, category: pl.Categorical) -> tuple[Ints, Words]:
     """How many different words each text has, and the numbers of all, ascending in each text."""
     if texts.str.len_bytes().max() > COMPARED_CHARS:  # type: ignore[operator]
         texts = texts.str.head(COMPARED_CHARS)
-    odd = texts.str.contains(ODD)
-    if odd.any():
-        units = [" ".join(words_of(text)) for text in texts.filter(odd)]
-        texts = texts.scatter(odd.arg_true(), units)
-    words = texts.str.split(" ")
-    counts = words.list.len().to_numpy().astype(np.int64)
-    numbers = words.explode().cast(category).to_physical().to_numpy()
-    packed = _sorted(counts, numbers)
+    rows, words = all_words(texts)
+    packed = rows.astype(np.uint64) << np.uint64(32) | words.cast(category).to_physical().to_numpy()
+    packed.sort()
     packed = packed[_changes(packed) & (packed & WORD != 0)]
-    sizes = np.bincount((packed >> np.uint64(32)).astype(np.int64), minlength=len(counts))
+    sizes = np.bincount((packed >> np.uint64(32)).astype(np.int64), minlength=len(texts))
     return sizes, packed.astype(np.uint32)
 
 
-def _sorted(counts: Ints | Sizes, words: Words) -> Hashes:
+def all_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
+    """The row and the words of every text, in their order, first those of texts that spaces separate.
+
+    White space separates words. In scripts without spaces each two signs of a syllabic script that follow
+    each other are a word, and each three of an alphabetic one. Some texts also have an empty word.
+    """
+    is_odd = texts.str.contains(_ODD)
+    split = texts.filter(~is_odd).str.split(" ")
+    rows = np.repeat(np.flatnonzero(~is_odd.to_numpy()), split.list.len().to_numpy())
+    words = split.explode()
+    if is_odd.any():
+        odd_rows, units = _odd_words(texts.filter(is_odd))
+        rows = np.concatenate([rows, np.flatnonzero(is_odd.to_numpy())[odd_rows]])
+        words = words.append(units)
+    return rows, words
+
+
+def _odd_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
+    """The same of texts in scripts without spaces, or with other white space than spaces."""
+    run = pl.col("run")
+    signs = (
+        pl.when(run.str.contains(f"^[{_SYLLABIC}]"))
+        .then(SYLLABIC_SIGNS)
+        .when(run.str.contains(f"^[{_ALPHABETIC}]"))
+        .then(ALPHABETIC_SIGNS)
+        .otherwise(run.str.len_chars())
+    )
+    table = (
+        texts.str.extract_all(_RUNS)
+        .alias("run")
+        .to_frame()
+        .with_row_index("row")
+        .explode("run")
+        .drop_nulls()
+        .with_columns(signs=signs.cast(pl.Int64), size=run.str.len_chars().cast(pl.Int64))
+        .with_columns(at=pl.int_ranges(0, (pl.col("size") - pl.col("signs") + 1).clip(lower_bound=1)))
+        .explode("at")
+        .select("row", word=run.str.slice(pl.col("at"), pl.col("signs")))
+    )
+    return table["row"].to_numpy().astype(np.int64), table["word"]
+
+
+def _sorted(counts: Numbers, words: Words) -> Hashes:
     """The words of texts, ascending in each text, with the number of the text in the upper 32 bits."""
     packed = np.repeat(np.arange(len(counts), dtype=np.uint64) << np.uint64(32), counts)
     packed |= words
@@ -356,8 +399,7 @@ def _changes(ordered: npt.NDArray[Any]) -> Flags:
 
 def _ranks(words: pl.Series, frequencies: Ints) -> Words:
     """The place of each word, (V,), in the order of how many texts contain it, then of its characters."""
-    counted = np.pad(frequencies, (0, len(words) - len(frequencies)))
-    table = pl.DataFrame({"frequency": counted, "word": words})
+    table = pl.DataFrame({"frequency": frequencies, "word": words})
     order = table.select(pl.arg_sort_by("frequency", "word")).to_series().to_numpy()
     ranks = np.empty(len(order), dtype=np.uint32)
     ranks[order] = np.arange(len(order), dtype=np.uint32)
@@ -378,10 +420,10 @@ class _Entries:
         buckets: The number of the bucket, ascending, (E,).
     """
 
-    sets: Ints
-    firsts: Ints
-    skips: Ints
-    buckets: Ints
+    sets: Sizes
+    firsts: Sizes
+    skips: Sizes
+    buckets: Sizes
 
     def take(self, entries: npt.NDArray[Any]) -> _Entries:
         """These entries."""
@@ -405,9 +447,39 @@ def _buckets(sets: _Sets, at_least: float) -> Iterator[_Entries]:
         numbers = np.searchsorted(sets.starts, at, side="right") - 1
         places = at - sets.starts[numbers]
         rare = places < prefixes(sets.sizes[numbers], at_least)
-        numbers, places = numbers[rare], places[rare]
-        mixed = _mixed(sets.words[at[rare]].astype(np.uint64))
-        yield from _divided(sets, at_least, 1, numbers, places, places, mixed)
+        waiting = [_Parents.alone(numbers[rare], places[rare])]
+        while waiting:
+            entries, parents = _divided(sets, at_least, waiting.pop())
+            yield entries
+            waiting += parents
+
+
+@dataclass(frozen=True)
+class _Parents:
+    """Sets of buckets that are divided by another word, P in all.
+
+    Attributes:
+        level: How many words the sets of a bucket share.
+        sets: The number of a set, (P,).
+        firsts: The place in the set of the first of the shared words, (P,).
+        lasts: That of the last one, (P,).
+        children: How many of the words after it can be the next one, (P,).
+        hashes: Of the shared words, (P,). Two buckets with one hash only give more candidates.
+    """
+
+    level: int
+    sets: Sizes
+    firsts: Sizes
+    lasts: Sizes
+    children: Sizes
+    hashes: Hashes
+
+    @classmethod
+    def alone(cls, sets: Ints, places: Ints) -> _Parents:
+        """Sets that share nothing yet, each with the place of the word that divides them."""
+        firsts = places.astype(np.int32)
+        ones, zeros = np.ones(len(sets), dtype=np.int32), np.zeros(len(sets), dtype=np.uint64)
+        return cls(0, sets.astype(np.int32), firsts, firsts - 1, ones, zeros)
 
 
 def _mixed(words: Hashes) -> Hashes:
@@ -417,33 +489,26 @@ def _mixed(words: Hashes) -> Hashes:
     return words ^ (words >> np.uint64(31))
 
 
-def _divided(
-    sets: _Sets, at_least: float, level: int, numbers: Ints, firsts: Ints, lasts: Ints, mixed: Hashes
-) -> Iterator[_Entries]:
-    """Put sets into the bucket of their hash, and divide large buckets by another word.
+def _divided(sets: _Sets, at_least: float, parents: _Parents) -> tuple[_Entries, list[_Parents]]:
+    """Divide buckets by another word: those that are small now, and those that are divided again."""
+    level = parents.level + 1
+    again = np.repeat(np.arange(len(parents.sets)), parents.children)
+    numbers, firsts = parents.sets[again], parents.firsts[again]
+    lasts = ranges(parents.lasts + 1, parents.children).astype(np.int32)
+    words = sets.words[sets.starts[numbers] + lasts].astype(np.uint64)
+    hashes = _mixed(parents.hashes[again] + words * np.uint64(0x9E3779B97F4A7C15))
 
-    Args:
-        sets: What the numbers count.
-        at_least: The least similarity.
-        level: How many words the sets with one hash share.
-        numbers: Of the sets, (E,).
-        firsts: The place in each set of the first of the shared words, (E,).
-        lasts: That of the last one, (E,).
-        mixed: The hash of the shared words, (E,). Two buckets with one hash only give more candidates.
-    """
-    order, buckets = _grouped(mixed)
-    numbers, firsts, lasts, mixed = numbers[order], firsts[order], lasts[order], mixed[order]
+    order, buckets = _grouped(hashes)
+    numbers, firsts, lasts, hashes = numbers[order], firsts[order], lasts[order], hashes[order]
     skips = lasts - (level - 1)
-    starts = np.flatnonzero(_changes(buckets))
-    if len(starts) == 0:
-        return
-    least = np.repeat(np.minimum.reduceat(skips, starts), np.diff(starts, append=len(buckets)))
+    least = np.minimum.reduceat(skips, np.flatnonzero(_changes(buckets)))[buckets] if len(skips) else skips
     sizes = sets.sizes[numbers]
     most = np.floor(sizes * ((1 - at_least) / at_least) + ROUNDING)  # words that it and a similar set skip
     kept = np.flatnonzero(skips + least <= most)
     kept = kept[_in_company(buckets[kept])]
-    numbers, firsts, lasts, mixed = numbers[kept], firsts[kept], lasts[kept], mixed[kept]
-    skips, sizes, buckets = skips[kept], sizes[kept], np.cumsum(_changes(buckets[kept])) - 1
+    numbers, firsts, lasts, hashes = numbers[kept], firsts[kept], lasts[kept], hashes[kept]
+    skips, sizes, buckets = skips[kept], sizes[kept], _numbered_runs(buckets[kept])
+
     entries = _Entries(numbers, firsts, skips, buckets)
     members = np.bincount(buckets)
     prefix = prefixes(sizes, at_least)
@@ -451,32 +516,31 @@ def _divided(
     of_bucket = np.bincount(buckets, children).astype(np.int64)
     large = (members > SMALL) & (members**2 > 2 * of_bucket) & (of_bucket < MOST_CHILDREN)
     if level == LEVELS or not large.any():
-        yield entries
-        return
+        return entries, []
     # Two sets with so few words are similar without sharing another word.
-    is_large = large[buckets]
-    yield entries.take(~is_large | (sizes - prefix + 1 <= level))
-    parents = np.flatnonzero(is_large)
-    ends = np.cumsum(of_bucket[large])
-    parts = (ends - of_bucket[large]) // CHILDREN_AT_ONCE
-    of_parent = np.repeat(parts, members[large])
-    for part in np.unique(parts):
-        some = parents[of_parent == part]
-        again = np.repeat(some, children[some])
-        places = ranges(lasts[some] + 1, children[some])
-        words = sets.words[sets.starts[numbers[again]] + places].astype(np.uint64)
-        hashes = _mixed(mixed[again] + words * np.uint64(0x9E3779B97F4A7C15))
-        yield from _divided(sets, at_least, level + 1, numbers[again], firsts[again], places, hashes)
+    settled = entries.take(~large[buckets] | (sizes - prefix + 1 <= level))
+    left = np.flatnonzero(large[buckets])
+    parts = ((np.cumsum(of_bucket[large]) - of_bucket[large]) // CHILDREN_AT_ONCE).repeat(members[large])
+    divided = [
+        _Parents(level, *(column[some] for column in (numbers, firsts, lasts, children, hashes)))
+        for some in np.split(left, np.flatnonzero(np.diff(parts)) + 1)
+    ]
+    return settled, divided
 
 
-def _grouped(mixed: Hashes) -> tuple[Ints, Ints]:
+def _numbered_runs(buckets: npt.NDArray[Any]) -> Sizes:
+    """Ascending numbers from 0 on for the runs of equal items."""
+    return (np.cumsum(_changes(buckets)) - 1).astype(np.int32)
+
+
+def _grouped(mixed: Hashes) -> tuple[Ints, Sizes]:
     """The positions of hashes that occur more than once, with equal ones together, and a number for each."""
     low = np.uint64((1 << len(mixed).bit_length()) - 1)
     packed = (mixed & ~low) | np.arange(len(mixed), dtype=np.uint64)
     packed.sort()
     buckets = packed & ~low
     again = _in_company(buckets)
-    return (packed[again] & low).astype(np.int64), np.cumsum(_changes(buckets[again])) - 1
+    return (packed[again] & low).astype(np.int64), _numbered_runs(buckets[again])
 
 
 def _in_company(buckets: npt.NDArray[Any]) -> Flags:
@@ -489,7 +553,7 @@ def _with_candidates(sets: _Sets, at_least: float) -> Flags:
     """The sets that may have a similar set, (M,), and few others; `sets` may be heads."""
     found = np.zeros(len(sets.sizes), dtype=np.bool_)
     for entries in _buckets(sets, at_least):
-        members = np.bincount(entries.buckets)[entries.buckets] if len(entries.buckets) else entries.buckets
+        members = np.bincount(entries.buckets)[entries.buckets]
         found[entries.sets[members > COMPARED]] = True
         some = entries.take(members <= COMPARED)
         starts, _ = _bounds(some.buckets)
@@ -500,7 +564,7 @@ def _with_candidates(sets: _Sets, at_least: float) -> Flags:
     return found
 
 
-def _bounds(buckets: Ints) -> tuple[Ints, Ints]:
+def _bounds(buckets: Numbers) -> tuple[Ints, Ints]:
     """Where the bucket of each entry starts and ends, (E,)."""
     starts = np.flatnonzero(_changes(buckets))
     counts = np.diff(starts, append=len(buckets))
@@ -514,7 +578,7 @@ def _candidates(entries: Ints, starts: Ints, ends: Ints) -> Iterator[Pairs]:
         yield np.repeat(entries[some], counts[some]), ranges(starts[some], counts[some])
 
 
-def _slices(counts: Ints | Sizes, at_once: int) -> Iterator[slice]:
+def _slices(counts: Numbers, at_once: int) -> Iterator[slice]:
     """Slices of items whose counts together are about `at_once`."""
     cuts = np.flatnonzero(np.diff((np.cumsum(counts) - counts) // at_once, prepend=-1)).tolist()
     return map(slice, cuts, [*cuts[1:], len(counts)])
@@ -591,26 +655,29 @@ def _linked(chains: Ints, one: Ints, other: Ints) -> Ints:
 
 
 def _all_entries(sets: _Sets, at_least: float) -> _Entries:
-    found = list(_buckets(sets, at_least))
-    before = offsets(
-        np.array(
-            [int(entries.buckets[-1]) + 1 if len(entries.buckets) else 0 for entries in found], dtype=np.int64
-        )
-    )
-    none = np.empty(0, np.int64)
+    """Those of all buckets."""
+    found = [entries for entries in _buckets(sets.heads(at_least), at_least) if len(entries.sets)]
+    before = offsets(np.array([entries.buckets[-1] + 1 for entries in found], dtype=np.int64))
+    none = np.empty(0, dtype=np.int32)
     return _Entries(
         np.concatenate([none, *(entries.sets for entries in found)]),
         np.concatenate([none, *(entries.firsts for entries in found)]),
         np.concatenate([none, *(entries.skips for entries in found)]),
         np.concatenate(
-            [none, *(entries.buckets + first for entries, first in zip(found, before, strict=False))]
+            [
+                none,
+                *(
+                    entries.buckets + first
+                    for entries, first in zip(found, before.astype(np.int32), strict=False)
+                ),
+            ]
         ),
     )
 
 
 def _similar(sets: _Sets, entries: _Entries, pairs: Pairs, at_least: float) -> Pairs:
     """The similar sets of pairs of entries, each two once, the smaller number first; by the larger one."""
-    one, other = (entries.sets[of_pair] for of_pair in pairs)
+    one, other = (entries.sets[of_pair].astype(np.int64) for of_pair in pairs)
     packed = np.maximum(one, other) << 32 | np.minimum(one, other)
     packed.sort()
     packed = packed[_changes(packed)]
@@ -756,22 +823,3 @@ class _Index:
             active = active[(hits[active] == NONE) & (stops < ends[active])]
             width *= 2
         return hits, similarities
-
-
-def words_of(text: str) -> list[str]:
-    """The units of a text in order, repeated as often as they occur."""
-    if text.isascii() or not _UNSPACED.search(text):
-        return text.split()
-    return [unit for word in text.split() for unit in _units(word)]
-
-
-def _units(word: str) -> list[str]:
-    units = []
-    for run in _RUN.finditer(word):
-        signs = {"syllabic": SYLLABIC_SIGNS, "alphabetic": ALPHABETIC_SIGNS}.get(run.lastgroup or "", 0)
-        piece = run.group()
-        if not signs or len(piece) <= signs:
-            units.append(piece)
-        else:
-            units += [piece[start : start + signs] for start in range(len(piece) - signs + 1)]
-    return units

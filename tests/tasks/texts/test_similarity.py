@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import math
 import random
 import tracemalloc
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from gauntlet.components.validate_data.duplicates import Doubles, Ints
 from gauntlet.components.validate_data.text import normalise
-from gauntlet.tasks.texts.similarity import COMPARED_CHARS, TextLikeness, words_of
+from gauntlet.tasks.texts.similarity import COMPARED_CHARS, TextLikeness, all_words
 
 TEMPLATE = (
     "your order {} has left our house today and will be with you in two or three working days thank you"
@@ -89,6 +93,101 @@ def test_a_text_is_kept_if_no_text_kept_before_it_is_similar(at_least: float) ->
         assert pairs[texts[order[row]], texts[order[other]]] == similarity
 
 
+class Comparison:
+    """The first similar text, by comparing everything.
+
+    Of the texts with the rarest word in common, those come first of whose kind one was known first; a kind is
+    the number of words and that word's place among them. Of these the one that was known first.
+    """
+
+    def __init__(self, texts: Sequence[str], at_least: float, least: float) -> None:
+        counts = Counter(word for text in texts for word in set(text.split()))
+        self.words = {
+            text: sorted(set(text.split()), key=lambda word: (counts[word], word)) for text in texts
+        }
+        self.at_least = at_least
+        pairs = [(one, other) for one, other in combinations(texts, 2) if self.score(one, other) >= least]
+        self.compared = {text for pair in pairs for text in pair}
+
+    def score(self, one: str, other: str) -> float:
+        """Shared words over all words."""
+        both = {*self.words[one], *self.words[other]}
+        return len(set(self.words[one]) & set(self.words[other])) / max(1, len(both))
+
+    def kind(self, text: str, word: str) -> tuple[str, int, int]:
+        """The size of the text and the place of the word."""
+        return word, len(self.words[text]), self.words[text].index(word)
+
+    def first(self, text: str, known: Mapping[str, int]) -> tuple[int, float] | None:
+        """The number of the first of the known texts, and its similarity."""
+        first_of_kind: dict[tuple[str, int, int], int] = {}
+        for other, number in known.items():
+            rare = len(self.words[other]) - math.ceil(self.at_least * len(self.words[other]) - 1e-9) + 1
+            for word in self.words[other][:rare] if other in self.compared else ():
+                first_of_kind.setdefault(self.kind(other, word), number)
+        found = []
+        for other, number in known.items():
+            if (score := self.score(text, other)) >= self.at_least:
+                word = next(word for word in self.words[text] if word in self.words[other])
+                order = self.words[text].index(word), first_of_kind[self.kind(other, word)], number
+                found.append((order, (number, score)))
+        return min(found)[1] if found else None
+
+
+def _hostile_texts(seed: int) -> list[str]:
+    """Ties, templates, words in another order, texts of one word, no word, or very many."""
+    chance = random.Random(seed)
+    vocabulary = [f"w{number}" for number in range(chance.choice([4, 12, 40]))]
+    template = chance.choices(vocabulary, k=chance.choice([3, 10, 25]))
+    endless = [f"long{number}" for number in range(1_000)]
+    texts = ["", "!", "one", "one one", " ".join(endless), " ".join([*endless[20:], "end"])]
+    for _ in range(50):
+        changed = list(template)
+        for _ in range(chance.randint(0, 2)):
+            changed[chance.randrange(len(changed))] = chance.choice([*vocabulary, f"u{chance.randrange(9)}"])
+        texts.append(" ".join(changed))
+        texts.append(" ".join(chance.choices(vocabulary, k=chance.randint(1, 12))))
+    chance.shuffle(texts)
+    return list(dict.fromkeys(texts))
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 1 << 18])
+@pytest.mark.parametrize(
+    ("seed", "at_least", "least"), [(1, 0.6, 0.6), (2, 0.75, 0.7), (3, 0.9, 0.8), (4, 1, 0.9)]
+)
+def test_partners_are_those_that_comparing_everything_in_order_finds(
+    seed: int, at_least: float, least: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("PAIRS_AT_ONCE", "ENTRIES_AT_ONCE", "WORDS_AT_ONCE", "MOST_DECIDED", "TEXTS_AT_ONCE"):
+        monkeypatch.setattr(f"gauntlet.tasks.texts.similarity.{limit}", at_once)
+    texts = _hostile_texts(seed)
+    likeness, comparison = TextLikeness(texts, least), Comparison(texts, at_least, least)
+    order = random.Random(seed).choices(range(len(texts)), k=2 * len(texts))
+    known: dict[str, int] = {}
+    expected = []
+    for row, number in enumerate(order):
+        if texts[number] not in known:
+            if (found := comparison.first(texts[number], known)) is None:
+                known[texts[number]] = row
+            else:
+                expected.append((row, *found))
+    assert expected
+    assert _rows(likeness.repeats(np.array(order), at_least)) == expected
+    others = {texts[number]: at for at, number in enumerate(range(1, len(texts), 2))}
+    found_of = [comparison.first(text, others) for text in texts[::2]]
+    doubles = likeness.doubles(np.arange(0, len(texts), 2), np.arange(1, len(texts), 2), at_least)
+    assert _rows(doubles) == [(row, *found) for row, found in enumerate(found_of) if found is not None]
+
+
+def test_a_template_with_many_rows_is_one_chain_of_which_one_row_is_kept() -> None:
+    texts = [TEMPLATE.format(number) for number in range(20_000)]
+    likeness = TextLikeness(texts, 0.8)
+    assert len(set(likeness.groups(0.9).tolist())) == 1
+    assert likeness.repeats(np.arange(len(texts)), 0.9).rows.tolist() == list(range(1, len(texts)))
+    doubles = likeness.doubles(np.arange(10_000), np.arange(10_000, 20_000), 0.9)
+    assert doubles.rows.tolist() == list(range(10_000))
+
+
 def test_nine_of_ten_words_is_a_similarity_of_nine_tenths() -> None:
     ten, nine, eight = ("a b c d e f g h i j"[:size] for size in (19, 17, 15))
     likeness = TextLikeness([ten, nine, eight], 0.9)
@@ -129,7 +228,8 @@ def test_memory_grows_with_the_rows_of_a_template_and_not_with_their_pairs() -> 
     ],
 )
 def test_words_of_scripts_without_spaces_are_shingles(text: str, units: list[str]) -> None:
-    assert words_of(text) == units
+    rows, words = all_words(pl.Series(["before", text, "after"]))
+    assert [word for row, word in zip(rows.tolist(), words, strict=True) if row == 1] == units
 
 
 @pytest.mark.parametrize(
