@@ -61,7 +61,8 @@ def read_rows(
         within = wanted[(wanted >= start) & (wanted < start + len(piece))]
         found.append(piece.take(pa.array(within - start)))
         start += len(piece)
-    return pa.Table.from_batches(found).to_pandas().set_axis(wanted)
+    frame: pd.DataFrame = pa.Table.from_batches(found).to_pandas()
+    return frame.set_axis(wanted)
 
 
 def read_targets(
