@@ -97,6 +97,8 @@ def map_array(path: Path, name: str) -> npt.NDArray[Any]:
     """
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
+    if member.compress_type != zipfile.ZIP_STORED:  # not by `savez`
+        return np.asarray(np.load(path)[name])
     with path.open("rb") as file:
         file.seek(member.header_offset + NAME_LENGTH_AT)
         lengths = struct.unpack("<HH", file.read(4))  # of the name and of the extra field, which follow
@@ -106,7 +108,7 @@ def map_array(path: Path, name: str) -> npt.NDArray[Any]:
             version, np.lib.format.read_array_header_2_0
         )
         shape, is_fortran, dtype = read_header(file)
-        if member.compress_type != zipfile.ZIP_STORED or not math.prod(shape):  # nothing can be mapped
+        if not math.prod(shape):  # nothing can be mapped
             return np.asarray(np.load(path)[name])
         order: Literal["F", "C"] = "F" if is_fortran else "C"
         # Copied on write, since torch takes no arrays that cannot be written.
