@@ -25,6 +25,7 @@ import re
 import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +61,7 @@ IDENTIFYING = (
 )
 """Keys of a store's file information that change with the content, the most exact first."""
 OWN_CA = "If the server uses a private CA, set SSL_CERT_FILE to the CA's certificate"
+REQUESTS_AT_ONCE = 8
 LONGEST_NAME_SHOWN = 200
 NOT_A_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -94,8 +96,9 @@ def identities(uris: Iterable[str]) -> dict[str, str | None]:
     for uri in dict.fromkeys(uris):
         by_folder.setdefault(uri.rpartition("/")[0], []).append(uri)
     found: dict[str, str | None] = {}
-    for folder, files in by_folder.items():
-        found |= _of_folder(folder, files)
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as requests:  # partitioned data have many folders
+        for part in requests.map(_of_folder, by_folder, by_folder.values()):
+            found |= part
     return found
 
 
@@ -127,9 +130,18 @@ def _identity(uri: str) -> str | None:
         if said is not None:
             return said
     try:
-        return f"sha256:{hashlib.sha256(read_bytes(uri)).hexdigest()}"
+        return f"sha256:{sha256_of(uri)}"
     except UsageError:
         return None
+
+
+def sha256_of(uri: str) -> str:
+    """The sha256 of a file's content, in hexadecimal. A file on this machine is not held in memory."""
+    here = local_path(uri)
+    if here is None or not here.is_file():
+        return hashlib.sha256(read_bytes(uri)).hexdigest()
+    with _explained(uri), here.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _said_by_store(info: Mapping[str, Any]) -> str | None:

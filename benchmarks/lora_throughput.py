@@ -85,7 +85,7 @@ def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1e9
     steps = len(times)
-    tokens = sum(task.train_lengths) * (steps - WARM_UP_STEPS) / steps
+    tokens = int(sum(task.train_lengths)) * (steps - WARM_UP_STEPS) / steps
     rate = tokens / (times[-1] - times[WARM_UP_STEPS - 1])
     return {
         "rate": rate,
@@ -104,7 +104,7 @@ def train_ours(task: Any, section: Any, device: Any, seed: int) -> Any:
     replica = Replica(task, model, section, device, World())
     for batch in training_batches(task.train_lengths, section.batch_size, seed, 1):
         share = replica.prepare((seed, 1), rank_share(batch, 1, 0, 1))
-        weight = sum(task.train_weights[row] for row in batch)
+        weight = float(sum(task.train_weights[row] for row in batch))
         float(replica.step(share, weight, section.learning_rate)[0])
     return model
 
@@ -185,7 +185,7 @@ def mfu(task: Any, model: Any, tokens_per_second: float) -> float:
 
     config = model.network.config
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
-    length = statistics.mean(task.train_lengths)
+    length = statistics.fmean(task.train_lengths)
     per_token = 4 * matrices + 8 * config.num_hidden_layers * config.hidden_size * length
     return tokens_per_second * per_token / peak_flops()
 

@@ -241,7 +241,7 @@ def final_loss(race: Race, weights: Any) -> float:
 def mfu(race: Race, examples_per_second: float) -> float:
 
     encoder = plain_model(race).encoder
-    config, tokens = encoder.config, statistics.mean(race.task.train_lengths)
+    config, tokens = encoder.config, statistics.fmean(race.task.train_lengths)
     matrices = sum(
         p.numel() for name, p in encoder.named_parameters() if p.ndim == 2 and "embedding" not in name
     )

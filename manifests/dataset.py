@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.section import Fraction, Name, Section
+from gauntlet.manifests.where import columns_of
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 BIGQUERY = "bq://"
@@ -160,20 +161,10 @@ class TableDataset(Dataset):
     test. `uri` may also be a pattern, such as `gs://bucket/data/*.parquet`, whose files together have all
     rows. Folders named COLUMN=VALUE, as Hive makes them, give the rows in them that column. `encoding` is
     that of the text, by a name that Python knows (`cp1252`, `utf-16`, `shift_jis`); by default a byte order
-    mark decides, else it is UTF-8. A compressed file may unpack to 1 GiB, or to `max_expansion` (100) times
-    its own size if that is more.
-
-    A table of BigQuery is `uri: bq://PROJECT.DATASET.TABLE`, or `bq://PROJECT.DATASET` with a table for each
-    split in `files`. `query` is a SELECT instead, whose cost `uri: bq://PROJECT` pays. Neither is read if its
-    list price is over `max_cost_usd`. The rows are those of the time `snapshot`; by default of that at which
-    fingerprint-data saw the table.
+    mark decides, else it is UTF-8.
     """
 
     files: SplitFiles | None = None
-    max_expansion: MaxExpansion = None
-    query: str | None = Field(None, min_length=1)
-    snapshot: AwareDatetime | None = None
-    max_cost_usd: float | None = Field(None, ge=0)
     encoding: str | None = None
     sha256: Sha256 | dict[str, Sha256] | None = None
     split: SplitFractions = SplitFractions()
@@ -188,6 +179,52 @@ class TableDataset(Dataset):
             return codecs.lookup(encoding).name
         except (LookupError, ValueError):
             raise PydanticCustomError("encoding", "an encoding that Python knows, such as cp1252") from None
+
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """The split files."""
+        return () if self.files is None else self.files.names
+
+    @property
+    def expected_test_rows(self) -> int | None:
+        """A share of `size`, where one file has all rows."""
+        files = self.files
+        is_one_file = not (files.validation or files.test) if files else bool(PurePosixPath(self.uri).suffix)
+        return round(self.size * self.split.test) if self.size and is_one_file else None
+
+
+class RecordDataset(TableDataset):
+    """A dataset whose rows have named columns, in files or in BigQuery.
+
+    Of all rows those count for which `where` is true, a condition on columns in the words of SQL. A
+    compressed file may unpack to 1 GiB, or to `max_expansion` (100) times its own size if that is more.
+
+    A table of BigQuery is `uri: bq://PROJECT.DATASET.TABLE`, or `bq://PROJECT.DATASET` with a table for each
+    split in `files`. `query` is a SELECT instead, whose cost `uri: bq://PROJECT` pays. Neither is read if its
+    list price is over `max_cost_usd`. The rows are those of the time `snapshot`; by default of that at which
+    fingerprint-data saw the table.
+    """
+
+    where: str | None = None
+    max_expansion: MaxExpansion = None
+    query: str | None = Field(None, min_length=1)
+    snapshot: AwareDatetime | None = None
+    max_cost_usd: float | None = Field(None, ge=0)
+
+    @field_validator("where")
+    @classmethod
+    def _condition(cls, where: str | None) -> str | None:
+        try:
+            if where is not None:
+                columns_of(where)
+        except ValueError as error:
+            raise PydanticCustomError("where", "{words}", {"words": str(error)}) from None
+        return where
+
+    @property
+    def where_columns(self) -> tuple[str, ...]:
+        """The columns that `where` names."""
+        return () if self.where is None else columns_of(self.where)
 
     @model_validator(mode="after")
     def _bigquery_is_whole(self) -> Self:
@@ -207,15 +244,3 @@ class TableDataset(Dataset):
         if unread := [key for key in ("encoding", "sha256") if getattr(self, key) is not None]:
             raise ValueError(f"{', '.join(unread)}: of files alone: remove it for BigQuery")
         return self
-
-    @property
-    def named_files(self) -> tuple[str, ...]:
-        """The split files."""
-        return () if self.files is None else self.files.names
-
-    @property
-    def expected_test_rows(self) -> int | None:
-        """A share of `size`, where one file has all rows."""
-        files = self.files
-        is_one_file = not (files.validation or files.test) if files else bool(PurePosixPath(self.uri).suffix)
-        return round(self.size * self.split.test) if self.size and is_one_file else None

@@ -47,10 +47,13 @@ def default_margin(rows: Collection[int], confidence: float = 0.95) -> float:
     return max(SMALLEST_MARGIN, resolvable_margin(rows, confidence))
 
 
-def describe_resolution(rows: Collection[int], metric: str = "macro-F1") -> str:
-    """What a comparison with the champion can show on so many test rows of each class."""
+def describe_resolution(rows: Collection[int], metric: str = "macro-F1", tested: int | None = None) -> str:
+    """What a comparison with the champion can show on so many test rows of each class.
+
+    `tested` is the number of test rows, if a row may have several classes.
+    """
     difference = f"a difference of {default_margin(rows):.2g} in {metric}"
-    return say_resolution(f"{sum(rows):,} test rows", difference)
+    return say_resolution(f"{sum(rows) if tested is None else tested:,} test rows", difference)
 
 
 def say_resolution(tested: str, difference: str) -> str:

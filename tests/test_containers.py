@@ -77,7 +77,10 @@ def test_what_a_dockerfile_copies_is_there_and_in_the_build_context(name: str) -
         for source in rest.split()[:-1]
     }
 
-    assert all(any(fnmatch(source, pattern) for pattern in context) for source in copied)
+    assert all(
+        any(fnmatch(source, pattern) or source.startswith(f"{pattern}/") for pattern in context)
+        for source in copied
+    )
     assert all((ROOT / source).exists() for source in copied)
 
 

@@ -41,8 +41,6 @@ FORM = 1
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 """Token ids of one row, (T,) uint16 or uint32."""
 
-Encode = Callable[[list[str]], Sequence[Encoding]]
-
 
 class Texts(Sequence[str]):
     """The texts of a split, (N,)."""
@@ -85,7 +83,7 @@ class TokenColumn(Sequence[Ids]):
         self._pieces = [(piece.offsets.to_numpy(), piece.values.to_numpy()) for piece in column.chunks]
         self._ends = np.cumsum([len(piece) for piece in column.chunks], dtype=np.int64).tolist()
         lengths = [np.diff(offsets) for offsets, _ in self._pieces]
-        self.lengths: npt.NDArray[np.int32] = np.concatenate([np.empty(0, dtype=np.int32), *lengths])
+        self.lengths: npt.NDArray[np.int64] = np.concatenate([np.empty(0, dtype=np.int64), *lengths])
 
     def __len__(self) -> int:
         return len(self.lengths)

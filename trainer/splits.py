@@ -52,18 +52,31 @@ def read_split(folder: Path, split: SplitName, columns: Sequence[str] | None = N
     return pd.read_parquet(split_file(folder, split), columns=None if columns is None else list(columns))
 
 
+def read_rows(
+    folder: Path, split: SplitName, rows: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str]
+) -> pd.DataFrame:
+    """Some columns of the rows of a split of texts at ascending positions, which are the index."""
+    wanted, start, found = np.asarray(rows, dtype=np.int64), 0, []
+    for piece in split_pieces(folder, split, columns):
+        within = wanted[(wanted >= start) & (wanted < start + len(piece))]
+        found.append(piece.take(pa.array(within - start)))
+        start += len(piece)
+    return pa.Table.from_batches(found).to_pandas().set_axis(wanted)
+
+
 def read_targets(
     folder: Path, split: SplitName, targets: Callable[[pd.DataFrame], npt.NDArray[Any]]
 ) -> npt.NDArray[Any]:
     """The `targets` of a split of texts, (N, …), without reading the texts."""
     names = [name for name in pq.read_schema(split_file(folder, split)).names if name != TEXT]
-    pieces = [targets(piece.to_pandas()) for piece in split_pieces(folder, split, names)]
-    return np.concatenate(pieces or [targets(read_split(folder, split, names))])
+    return np.concatenate([targets(piece.to_pandas()) for piece in split_pieces(folder, split, names)])
 
 
 def split_pieces(folder: Path, split: SplitName, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of a split of texts in its order, a few rows at a time."""
+    """Some columns of a split of texts in its order, a few rows at a time; at least one piece."""
     with pq.ParquetFile(split_file(folder, split), buffer_size=BUFFER_BYTES) as file:
+        if not file.metadata.num_rows:
+            yield pa.RecordBatch.from_pylist([], file.schema_arrow).select(list(columns))
         for piece in file.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
             yield piece.select(list(columns))
 

@@ -152,8 +152,13 @@ def import_model(
             except ConversionError as error:
                 raise UsageError(f"--from-onnx: {origin.source}: the graph {error}.") from None
         else:
-            record = _checkpoint(kind, section, seed, origin, splits, given, made)
-            figures = open_subject(kind, made, record, splits, seed).reference(())
+            try:
+                record = _checkpoint(kind, section, seed, origin, splits, given, made)
+                figures = open_subject(kind, made, record, splits, seed).reference(())
+            except GauntletError as error:
+                said = str(error).replace(str(given), origin.source).replace(str(made), origin.source)
+                option = "--from-checkpoint: "
+                raise UsageError(f"{option}{said.removeprefix(option)}") from None
         storage.replace_folder(made, str(checkpoint), last=TRAINING_FILE)
     epoch = Epoch(epoch=1, training={}, validation=dict(figures), examples_per_second=None, seconds=None)
     History(epochs=[epoch], best_epoch=1, origin=origin).write(history)

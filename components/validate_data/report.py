@@ -25,6 +25,7 @@ REPORT = "gauntlet.components.validate_data:report.html.jinja"
 BINS = 40  # of the times of rows
 MOST_SAMPLED = 200_000  # rows that examples are chosen from
 SHOWN_CLASSES, SHOWN_SAMPLES = 40, 3
+SHOWN_ROWS = 10  # of data without classes
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,10 @@ def _samples(examined: Examination) -> Markup:
     names = list(examined.statistics.labels or examined.groups) or labels.unique().tolist()
     of_name = labels.groupby(labels, sort=False).indices if len(names) <= len(train) / 2 else {}
     groups = {name: labels.index[of_name[name]] for name in names[:SHOWN_CLASSES] if name in of_name}
-    shown = groups or {"": train.index}
+    number = SHOWN_SAMPLES if groups else SHOWN_ROWS
     samples = []
-    for name, index in shown.items():
-        few = index[np.linspace(0, len(index) - 1, min(SHOWN_SAMPLES, len(index)), dtype=np.int64)]
+    for name, index in (groups or {"": train.index}).items():
+        few = index[np.linspace(0, len(index) - 1, min(number, len(index)), dtype=np.int64)]
         samples.append((name, _texts(examined.table.loc[few.unique().tolist()])))
     left = max(0, len(names) - SHOWN_CLASSES) if groups else 0
     return partial(f"{REPORT}#samples", samples=samples, left=left)

@@ -86,9 +86,8 @@ class ChatRenderer:
         )
 
     def _count(self, texts: Sequence[str]) -> list[int]:
-        if not texts:
-            return []
-        return [len(ids) for ids in self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        tokenizer = self._tokenizer.backend_tokenizer
+        return list(map(len, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)))
 
     def _prompt(self, context: Context, tools: str = "") -> str:
         return self._apply(context, tools, add_generation_prompt=True)

@@ -17,8 +17,8 @@ from gauntlet.tasks.language.answers import Answers, Prompts, answer, answer_tex
 from gauntlet.tasks.language.evaluation import Contender, evaluate, registry_scores
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import LanguageEvaluation
-from gauntlet.tasks.language.packing import token_rows
-from gauntlet.trainer.splits import read_split
+from gauntlet.tasks.language.packing import TEXTS, token_rows
+from gauntlet.trainer.splits import read_rows
 
 __all__ = ["evaluate", "open_model", "registry_scores"]
 
@@ -44,7 +44,7 @@ class LocalModel:
                 "answer together. Lower it."
             )
         prompts = read_prompts(splits, self._settings, seed)
-        drawn = read_split(splits, "test").loc[list(prompts.ids)]
+        drawn = read_rows(splits, "test", prompts.ids, TEXTS)
         prompts = replace(prompts, rows=tuple(token_rows(drawn, self._generator.tokenizer, most)))
         if cut := sum(len(row.prompt) + new > context for row in prompts.rows):
             print(

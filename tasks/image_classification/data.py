@@ -37,7 +37,14 @@ from gauntlet.manifests.dataset import SPLITS, SplitFiles, SplitName
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.tasks.image_classification.manifest import ImageChecks, ImageDataset, ImageFiles, ImageHashes
-from gauntlet.tasks.images.data import Statistics, class_pictures, describe, find_noted, split_arrays
+from gauntlet.tasks.images.data import (
+    Statistics,
+    class_pictures,
+    describe,
+    find_noted,
+    in_pieces,
+    split_arrays,
+)
 from gauntlet.tasks.images.hashing import ImageLikeness, correlated
 from gauntlet.tasks.images.reading import ImageSource, image_uris, is_of_many_files, read_images
 from gauntlet.tasks.texts.labels import describe_unknown, resolve_label
@@ -431,8 +438,10 @@ def find_unknown(rows: pd.DataFrame, table: ImageTable) -> Finding:
 
 def find_empty(rows: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> Finding:
     """Rows whose pixels are all the same."""
-    flat = pixels[rows.index].reshape(len(rows), -1)
-    empty = rows.index[flat.min(axis=1) == flat.max(axis=1)]
+    pieces = in_pieces(pixels, rows.index.to_numpy())
+    flat = (images.reshape(len(images), -1) for images in pieces)
+    equal = [images.min(axis=1) == images.max(axis=1) for images in flat]
+    empty = rows.index[np.concatenate([np.empty(0, dtype=np.bool_), *equal])]
     examples = [
         f"{row.place}: every pixel is {pixels[row.Index].min()}"
         for row in rows.loc[empty[:SHOWN_EXAMPLES]].itertuples()

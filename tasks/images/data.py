@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from gauntlet.components.validate_data.classes import count_classes
 from gauntlet.contracts.data import ClassStatistics
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.manifest import PixelDataset
 
@@ -26,6 +29,13 @@ LEVELS = 256
 SHOWN_ROWS = 16
 GAP = 2  # pixels between two images
 PAPER = 255
+IMAGES_AT_ONCE = 256
+
+Pixels = npt.NDArray[np.uint8]
+"""Images (N, …)."""
+
+Positions = npt.NDArray[np.int64]
+"""Of images among `Pixels`."""
 
 
 class PixelStatistics(Document):
@@ -76,68 +86,115 @@ def find_noted(rows: pd.DataFrame, column: str) -> Finding:
 
 def describe(
     table: pd.DataFrame,
-    pixels: npt.NDArray[np.uint8],
+    pixels: Pixels,
     dataset: PixelDataset,
 ) -> Statistics:
     """The statistics of a table of `label` (a name) and `split` whose index is the position in `pixels`."""
-    images = {split: pixels[table.index[table["split"] == split]] for split in SPLITS}
+    positions = {split: table.index[table["split"] == split].to_numpy() for split in SPLITS}
     labels = {split: table.loc[table["split"] == split, "label"].tolist() for split in SPLITS}
     return Statistics(
         **origin(dataset),
         labels=dataset.labels,
-        sha256=content_sha256(images, labels, dataset.labels),
-        rows={split: len(of_split) for split, of_split in images.items()},
+        sha256=content_sha256(pixels, positions, labels, dataset.labels),
+        rows={split: len(of_split) for split, of_split in positions.items()},
         class_counts=count_classes(table, dataset.labels),
         shape=dataset.shape,
         channels=dataset.channels,
-        pixels={split: describe_pixels(of_split, dataset.channels) for split, of_split in images.items()},
+        pixels={
+            split: describe_pixels(in_pieces(pixels, of_split), dataset.channels)
+            for split, of_split in positions.items()
+        },
     )
 
 
-def describe_pixels(images: npt.NDArray[np.uint8], channels: int) -> PixelStatistics:
-    """Mean, standard deviation and brightness of images (N, …, H, W) or (N, …, H, W, channels).
+def array_on_disk(shape: tuple[int, ...]) -> Pixels:
+    """Zeros in a temporary file without a name, which the system removes with the array.
+
+    Raises:
+        GauntletError: The disk is full.
+    """
+    size = math.prod(shape)
+    if not size:  # nothing can be mapped
+        return np.zeros(shape, dtype=np.uint8)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process later
+        except OSError as error:
+            raise GauntletError(
+                f"{tempfile.gettempdir()}: {size / 1e9:,.1f} GB of images cannot be written "
+                f"({error.strerror}). Make room, or name a folder on a larger disk by TMPDIR."
+            ) from None
+        return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def in_pieces(pixels: Pixels, positions: Positions) -> Iterator[Pixels]:
+    """The images at positions (N,), a few at a time, since the file that holds them may be large."""
+    for start in range(0, len(positions), IMAGES_AT_ONCE):
+        yield pixels[positions[start : start + IMAGES_AT_ONCE]]
+
+
+def gathered(pixels: Pixels, positions: Positions) -> Pixels:
+    """The images at positions (N,), on disk."""
+    found = array_on_disk((len(positions), *pixels.shape[1:]))
+    for number, piece in enumerate(in_pieces(pixels, positions)):
+        start = number * IMAGES_AT_ONCE
+        found[start : start + len(piece)] = piece
+    return found
+
+
+def describe_pixels(pieces: Iterable[Pixels], channels: int) -> PixelStatistics:
+    """Mean, standard deviation and brightness of images (N, …, H, W) or (N, …, H, W, channels), in pieces.
 
     The moments are of whole numbers, so they are the same on every machine.
     """
+    levels = np.zeros((channels, LEVELS), dtype=np.int64)
+    brightness = np.zeros(len(BRIGHTNESS_EDGES), dtype=np.int64)
+    for images in pieces:
+        of_channels = np.moveaxis(images.reshape(-1, channels), 1, 0)
+        levels += [np.bincount(channel, minlength=LEVELS) for channel in of_channels]
+        means_of_images = images.reshape(len(images), math.prod(images.shape[1:])).mean(axis=1)
+        brightness += np.histogram(means_of_images, bins=[*BRIGHTNESS_EDGES, LEVELS])[0]
     means, deviations = [], []
-    for channel in np.moveaxis(images.reshape(-1, channels), 1, 0):
-        counts = np.bincount(channel, minlength=LEVELS).tolist()
+    for counts in levels.tolist():
         total = max(1, sum(counts))
         first = sum(level * count for level, count in enumerate(counts))
         second = sum(level * level * count for level, count in enumerate(counts))
         means.append(first / total)
         deviations.append(math.sqrt(second * total - first * first) / total)
-    brightness = images.reshape(len(images), math.prod(images.shape[1:])).mean(axis=1)
-    histogram, _ = np.histogram(brightness, bins=[*BRIGHTNESS_EDGES, LEVELS])
-    counted = tuple(int(count) for count in histogram)
     return PixelStatistics(
-        mean=tuple(means), std=tuple(deviations), edges=BRIGHTNESS_EDGES, brightness=counted
+        mean=tuple(means),
+        std=tuple(deviations),
+        edges=BRIGHTNESS_EDGES,
+        brightness=tuple(brightness.tolist()),
     )
 
 
 def content_sha256(
-    images: Mapping[SplitName, npt.NDArray[np.uint8]],
+    pixels: Pixels,
+    positions: Mapping[SplitName, Positions],
     labels: Mapping[SplitName, list[str]],
     names: tuple[str, ...],
 ) -> str:
     """Hash of the rows in their order, so that it does not change with the files' format.
 
-    It is fed with a JSON line of the class names; then for each split with a JSON line of its name and of its
-    images' shape, with its class indices as little-endian numbers of 16 bits, and with its pixels.
+    A split's rows are at its positions of `pixels`. The hash is fed with a JSON line of the class names; then
+    for each split with a JSON line of its name and of its images' shape, with its class indices as
+    little-endian numbers of 16 bits, and with its pixels.
     """
     index = {name: number for number, name in enumerate(names)}
     digest = hashlib.sha256(json_line(list(names)))
     for split in SPLITS:
-        digest.update(json_line([split, *images[split].shape]))
+        digest.update(json_line([split, len(positions[split]), *pixels.shape[1:]]))
         digest.update(np.array([index[label] for label in labels[split]], dtype="<u2").tobytes())
-        digest.update(np.ascontiguousarray(images[split]).tobytes())
+        for piece in in_pieces(pixels, positions[split]):
+            digest.update(piece.tobytes())
     return digest.hexdigest()
 
 
 def split_arrays(
     table: pd.DataFrame,
     split: SplitName,
-    pixels: npt.NDArray[np.uint8],
+    pixels: Pixels,
     labels: Sequence[str],
     targets: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
@@ -145,7 +202,7 @@ def split_arrays(
     index = {label: number for number, label in enumerate(labels)}
     rows = table[table["split"] == split]
     return {
-        "images": pixels[rows.index],
+        "images": gathered(pixels, rows.index.to_numpy()),
         "label": np.array([index[name] for name in rows["label"]], dtype=np.int64),
         "row": rows["row"].to_numpy(dtype=np.int64),
         **{name: values[rows.index] for name, values in (targets or {}).items()},

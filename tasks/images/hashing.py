@@ -1,4 +1,4 @@
-"""Find images that look alike: perceptual hashes, and the share of their bits that agree."""
+"""Find images that look alike: the share of their perceptual hashes' bits that agree (`decoding.py`)."""
 
 from __future__ import annotations
 
@@ -6,33 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from gauntlet.components.validate_data.duplicates import Doubles, Ints, Numbers
 
-SAMPLES = 64  # pixels along a side of what is hashed
-WAVES = 16  # along either axis
-BITS = WAVES * WAVES - 1
 BLOCK = 256  # rows that are compared with all others at once
 LEAST_CORRELATION = 0.95
 
 Shares = npt.NDArray[np.float64]
 Alike = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 """Whether the image in a row is like those in other rows (M,), whose hashes agree with its own: (M,)."""
-
-# The lowest waves of a discrete cosine transform: (WAVES, SAMPLES).
-COSINES = np.cos(np.pi / SAMPLES * np.outer(np.arange(WAVES), np.arange(SAMPLES) + 0.5))
-
-
-def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
-    """(BITS,): which of the lowest waves of the grey picture, without its mean, are above their median.
-
-    The method is pHash (Zauner, 2010). Size, light and compression hardly change the hash; position, cut and
-    wear do, so two cards of one design differ.
-    """
-    small = picture.convert("L").resize((SAMPLES, SAMPLES), Image.Resampling.BOX)
-    waves = (COSINES @ np.asarray(small, dtype=np.float64) @ COSINES.T).reshape(-1)[1:]
-    return np.asarray(waves > np.median(waves))
 
 
 def correlated(pixels: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64]) -> Alike:

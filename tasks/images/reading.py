@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
-import io
 import lzma
 import math
 import shutil
@@ -27,16 +26,15 @@ from typing import IO, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import psutil
 
 from gauntlet.backends import storage
 from gauntlet.backends.storage import data_uri, shown
 from gauntlet.components.validate_data.packed import FAULTS, NO_CONTENT, Bounded, most_unpacked, require_room
 from gauntlet.manifests.dataset import SplitFiles, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
-from gauntlet.serving.images import fitted, open_image
-from gauntlet.serving.interface import InputError, Resize
-from gauntlet.tasks.images.hashing import BITS, perceptual_hash
+from gauntlet.serving.interface import Resize
+from gauntlet.tasks.images.data import array_on_disk
+from gauntlet.tasks.images.decoding import BITS, Decoder, ImageFile
 from gauntlet.tasks.images.manifest import ImageColumns
 from gauntlet.tasks.texts.files import find_files, format_of
 from gauntlet.tasks.texts.manifest import Columns
@@ -55,7 +53,8 @@ SPLIT_FOLDERS: Mapping[str, SplitName] = {
     "testing": "test",
 }
 READERS = 8
-"""Threads that fetch and decode: each file of a bucket has a latency, and pillow decodes without the GIL."""
+"""Threads that fetch files: each file of a bucket has a latency."""
+FILES_AT_ONCE = 64
 SHOWN = 3
 HIDDEN = ("thumbs.db", "desktop.ini")
 LONGEST_PATH = 4_096
@@ -435,38 +434,22 @@ def _some(names: Sequence[str]) -> str:
 
 def _decode(found: _Found, source: ImageSource) -> ImageTable:
     rows = found.rows
-    laid_out = source.shape if source.channels == 1 else (*source.shape, source.channels)
-    _require_memory(len(rows) * math.prod(laid_out), len(rows), source)
-    pixels = np.zeros((len(rows), *laid_out), dtype=np.uint8)
+    decoder = Decoder(source.shape, source.channels, source.resize)
+    _require_room_for(len(rows) * math.prod(decoder.laid_out), len(rows), source)
+    pixels = array_on_disk((len(rows), *decoder.laid_out))
     hashes = np.zeros((len(rows), BITS), dtype=np.bool_)
-    faults, sizes = rows["unreadable"].tolist(), np.zeros((len(rows), 2), dtype=np.int64)
-    images, places = rows["image"].tolist(), rows["place"].tolist()
-
-    def read(at: int) -> None:
-        if faults[at]:
-            return
-        image = images[at]
-        try:
-            data = storage.read_bytes(image) if isinstance(image, str) else image
-            if not data:
-                raise InputError("found an empty file, expected an image.")
-            name = shown(storage.file_name(image)) if isinstance(image, str) else places[at]
-            picture = open_image(io.BytesIO(data), name)
-            seen = fitted(picture, (source.channels, *source.shape), source.resize)
-        except (InputError, UsageError) as error:
-            faults[at] = str(error).removeprefix(f"{places[at].rpartition('/')[2]}: ")  # shown beside it
-            return
-        pixels[at] = seen[0] if source.channels == 1 else np.moveaxis(seen, 0, 2)
-        hashes[at] = perceptual_hash(picture)
-        sizes[at] = picture.size
-
+    sizes = np.zeros((len(rows), 2), dtype=np.int64)
+    keys: list[str] = []
+    faults: list[str] = []
     print(f"reading {len(rows):,} images", flush=True)
-    with ThreadPoolExecutor(READERS) as readers:
-        for _ in readers.map(read, range(len(rows))):
-            pass
+    for done in decoder.in_order(_files(rows), len(rows)):
+        place = slice(len(keys), len(keys) + len(done.keys))
+        pixels[place], hashes[place], sizes[place] = done.pixels, done.hashes, done.sizes
+        keys += done.keys
+        faults += done.faults
     described = rows.drop(columns="image").assign(
         row=rows.groupby("split").cumcount(),
-        key=[hashlib.sha256(image.tobytes()).hexdigest() for image in pixels],
+        key=keys,
         shown="the image",
         unreadable=faults,
         width=sizes[:, 0],
@@ -475,12 +458,34 @@ def _decode(found: _Found, source: ImageSource) -> ImageTable:
     return ImageTable(pixels, hashes, described, found.form, found.other_files)
 
 
-def _require_memory(size: int, images: int, source: ImageSource) -> None:
-    """Refuse what would end in the system killing the process: the splits hold all images again."""
-    free = psutil.virtual_memory().available
+def _files(rows: pd.DataFrame) -> Iterator[list[ImageFile]]:
+    """The content of the images' files, a few at a time."""
+
+    def read(image: str | bytes | None, fault: str, place: str) -> ImageFile:
+        if fault or image is None:
+            return ImageFile(fault=fault)
+        if not isinstance(image, str):
+            return ImageFile(image, place)
+        try:
+            return ImageFile(storage.read_bytes(image), shown(storage.file_name(image)))
+        except UsageError as error:
+            return ImageFile(fault=str(error))
+
+    columns = [rows[name].tolist() for name in ("image", "unreadable", "place")]
+    with ThreadPoolExecutor(READERS) as readers:
+        for start in range(0, len(rows), FILES_AT_ONCE):
+            piece = (column[start : start + FILES_AT_ONCE] for column in columns)
+            yield list(readers.map(read, *piece))
+
+
+def _require_room_for(size: int, images: int, source: ImageSource) -> None:
+    """Refuse what would not fit on the disk: the splits hold all images again."""
+    scratch = tempfile.gettempdir()
+    free = shutil.disk_usage(scratch).free
     if 2 * size > free:
         raise DataError(
             f"{source.uri}: {images:,} images of {source.shape[0]} × {source.shape[1]} with "
-            f"{source.channels} channels take {2 * size / 1e9:,.1f} GB of memory while they are split, and "
-            f"{free / 1e9:,.1f} GB are free. Lower dataset.shape, or use a machine with more memory"
+            f"{source.channels} channels take {2 * size / 1e9:,.1f} GB of disk while they are split, and "
+            f"{free / 1e9:,.1f} GB are free in {scratch}. Lower dataset.shape, or name a folder on a larger "
+            "disk by TMPDIR"
         )

@@ -17,8 +17,10 @@ from gauntlet.manifests.errors import DataError
 from gauntlet.serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left, token_losses
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.packing import TokenRow
-from gauntlet.trainer.splits import read_split
+from gauntlet.trainer.splits import read_rows, read_split
 
+READ = ("question", "asked", "response", "prompt")
+"""The columns of a split that a question and its reference answer are read from."""
 LOSS_BATCH = 2  # their logits are of the whole vocabulary
 
 
@@ -65,9 +67,10 @@ class Answers:
 
 def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int, split: SplitName = "test") -> Prompts:
     """Draw rows of a split; a `DataError` if they are of one conversation, which has no spread."""
-    frame = read_split(splits, split)
-    drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
-    frame = frame.iloc[np.sort(drawn)]
+    conversations = read_split(splits, split, ["conversation"])["conversation"].to_numpy()
+    drawn = np.random.default_rng(seed).permutation(len(conversations))[: settings.prompts]
+    frame = read_rows(splits, split, np.sort(drawn), READ)
+    frame["conversation"] = conversations[frame.index]
     if (found := frame["conversation"].nunique()) < 2:
         raise DataError(
             f"{splits}: found {len(frame)} {split} rows of {found} conversations, expected at least 2. "

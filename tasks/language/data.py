@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -24,14 +27,16 @@ from gauntlet.components.validate_data.checks import (
     json_line,
     origin,
 )
+from gauntlet.components.validate_data.columns import normalise_all
 from gauntlet.components.validate_data.duplicates import find_exact, find_leaks, outside_test
 from gauntlet.components.validate_data.packed import unpack
-from gauntlet.components.validate_data.text import KEY_FORM, excerpt, find_fault, normalise, repair
+from gauntlet.components.validate_data.text import KEY_FORM, excerpt, find_fault, repair
 from gauntlet.contracts import data as contracts
 from gauntlet.contracts.data import CheckResult, CheckVerdict
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.where import holds
 from gauntlet.tasks.language.manifest import ConversationDataset, UnusedColumnsCheck
 from gauntlet.tasks.language.turns import (
     KNOWN_COLUMNS,
@@ -48,13 +53,14 @@ from gauntlet.tasks.texts.delimited import COMMA, names_of, split_rows, take_sep
 from gauntlet.tasks.texts.files import (
     SourceFile,
     decode,
-    find_files,
+    find_sources,
     format_of,
     open_bigquery,
     read_objects,
+    require_rows,
     source_uris,
     unknown_format,
-    verify,
+    verified,
 )
 from gauntlet.tasks.texts.records import OPENED
 from gauntlet.tasks.texts.similarity import TextLikeness
@@ -82,6 +88,8 @@ SPLIT_SCHEMA = pa.schema(
 
 Rows of one `conversation` answer the same opening, ignoring case and punctuation; `row` is the record.
 """
+
+RENDERED_ROWS = 2_000  # at once
 
 FEWEST_TESTED = 2
 """Conversations: the variance between conversations cannot be estimated from one."""
@@ -149,12 +157,12 @@ def examine_conversations(
 
 
 def sources(dataset: ConversationDataset) -> tuple[str, ...]:
-    """The URIs of the files. Raises what `find_files` does."""
+    """The URIs of the files. Raises what `find_sources` does."""
     return source_uris(_files(dataset))
 
 
 def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
-    return find_files(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
+    return find_sources(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -172,18 +180,19 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
             none holds a conversation.
         UsageError: The manifest asks for what cannot be read.
     """
-    contents = {file: b"" if file.is_table else storage.read_bytes(file.uri) for file in _files(dataset)}
-    verify(dataset, contents, contents.__getitem__)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
-    for file, data in contents.items():
-        try:
-            first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
-            rows += _rows(data, file, dataset, first)
-        except DataError as error:
-            faults.append(str(error))
+    with verified(dataset, _files(dataset)) as files:
+        for file in files:
+            try:
+                first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
+                content = b"" if file.is_table else storage.read_bytes(file.uri)
+                rows += _rows(content, file, dataset, first)
+            except DataError as error:
+                faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
+    require_rows(dataset, {file.split for file in files} - {row["split"] for row in rows})
     if not rows:
         raise DataError(f"{dataset.uri}: found no conversations, expected at least one. Correct dataset.uri")
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"row": "int64"})
@@ -196,7 +205,8 @@ def _rows(
     data: bytes, file: SourceFile, dataset: ConversationDataset, first: int
 ) -> Iterator[dict[str, Any]]:
     of_path = dict(file.partition)
-    for number, (place, record) in enumerate(_records(data, file, dataset), first):
+    records = _kept(_records(data, file, dataset), of_path, file, dataset)
+    for number, (place, record) in enumerate(records, first):
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"split": file.split, "place": repair(f"{file.name} {place}"), "row": number}
         if dataset.time_column is not None:
@@ -210,28 +220,57 @@ def _rows(
         except RoleError as error:
             yield row | {"unmarked": repair(str(error))}
         else:
-            for example in examples:
-                yield row | _columns(example, conversation)
+            yield from (row | columns for columns in _columns(examples, conversation))
 
 
-def _columns(example: Example, conversation: Conversation) -> dict[str, Any]:
-    texts = [text for turn in (*example.context, example.answer) for text in (turn.text, turn.calls)]
-    fault = next(filter(None, map(find_fault, [*texts, conversation.tools])), None)
+def _kept(
+    records: list[tuple[str, Mapping[str, Any]]],
+    of_path: Mapping[str, str | None],
+    file: SourceFile,
+    dataset: ConversationDataset,
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The records for which `dataset.where` is true."""
+    if dataset.where is None:
+        return records
+    names = {*of_path}.union(*(record.keys() for _, record in records))
+    if absent := [column for column in dataset.where_columns if column not in names]:
+        raise DataError(
+            f"{file.name}: no key {' and '.join(absent)}: dataset.where names it, and the keys found are: "
+            f"{', '.join(sorted(names))}"
+        )
+    columns = {
+        column: [of_path.get(column, record.get(column)) for _, record in records]
+        for column in dataset.where_columns
+    }
+    return list(compress(records, holds(dataset.where, columns, file.name)))
+
+
+def _columns(examples: Sequence[Example], conversation: Conversation) -> Iterator[dict[str, Any]]:
     unread = ", ".join(conversation.unread_keys)
-    return {
-        "context": tuple(map(_repaired, example.context)),
-        "answer": _repaired(example.answer),
-        "response": repair(example.response),
+    of_all = {
         "tools": repair(conversation.tools),
-        "opening": repair(example.opening),
         "unread_keys": repair(f"nothing reads {unread}") if unread else None,
         "unread_columns": tuple(map(repair, conversation.unread_columns)),
-        "fault": fault and repair(fault),
     }
+    in_tools = find_fault(conversation.tools)
+    turns = {id(turn): turn for one in examples for turn in (*one.context, one.answer)}  # examples share them
+    repaired = {key: _repaired(turn) for key, turn in turns.items()}
+    faults = {key: find_fault(turn.text) or find_fault(turn.calls) for key, turn in turns.items()}
+    for example in examples:
+        keys = [*map(id, example.context), id(example.answer)]
+        fault = next(filter(None, map(faults.__getitem__, keys)), in_tools)
+        yield of_all | {
+            "context": tuple(repaired[key] for key in keys[:-1]),
+            "answer": repaired[keys[-1]],
+            "response": repair(example.response),
+            "opening": repair(example.opening),
+            "fault": fault and repair(fault),
+        }
 
 
 def _repaired(turn: Turn) -> Turn:
-    return replace(turn, text=repair(turn.text), calls=repair(turn.calls))
+    text, calls = repair(turn.text), repair(turn.calls)
+    return turn if (text, calls) == (turn.text, turn.calls) else replace(turn, text=text, calls=calls)
 
 
 def _records(
@@ -367,7 +406,7 @@ def _carved(rows: pd.DataFrame, missing: Sequence[SplitName], dataset: Conversat
 def find_unrendered(rows: pd.DataFrame, renderer: Renderer) -> Finding:
     """Rows with tools that the model's chat template would leave out."""
     parts = zip(rows["context"], rows["answer"], rows["tools"], strict=True)
-    return _finding(rows, [renderer.unrendered(*part) for part in parts])
+    return _finding(rows, pd.Series([renderer.unrendered(*part) for part in parts], rows.index, dtype=object))
 
 
 def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read: int) -> CheckResult:
@@ -405,43 +444,47 @@ def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read
 
 def find_special(rows: pd.DataFrame, tokens: Sequence[str]) -> Finding:
     """Rows whose texts contain a token that has a meaning in the model's template."""
-    words = []
-    for context, answer in zip(rows["context"], rows["answer"], strict=True):
+    any_token = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+    words: dict[int, str] = {}
+    for row, context, answer in zip(rows.index.tolist(), rows["context"], rows["answer"], strict=True):
         texts = [text for turn in (*context, answer) for text in (turn.text, turn.calls)]
-        held = next((token for token in tokens for text in texts if token in text), None)
-        words.append(None if held is None else f"holds {held}")
-    return _finding(rows, words)
+        if any(map(any_token.search, texts)):
+            words[row] = f"holds {next(token for token in tokens for text in texts if token in text)}"
+    return _finding(rows, pd.Series(words, dtype=object))
 
 
 def find_long(rows: pd.DataFrame, most: int) -> Finding:
     """Rows of more than `most` tokens, prompt and answer together."""
-    lengths = (rows["prompt_tokens"] + rows["target_tokens"]).tolist()
-    shown = zip(lengths, rows["shown"], strict=True)
-    return _finding(rows, [f"{length:,} tokens: {text}" if length > most else None for length, text in shown])
+    lengths = rows["prompt_tokens"] + rows["target_tokens"]
+    long = lengths[lengths > most]
+    shown = zip(long.tolist(), rows.loc[long.index, "shown"], strict=True)
+    words = [f"{length:,} tokens: {text}" for length, text in shown]
+    return _finding(rows, pd.Series(words, long.index, dtype=object))
 
 
 def _noted(column: str) -> Callable[[pd.DataFrame], Finding]:
-    return lambda rows: _finding(rows, [None if pd.isna(words) else str(words) for words in rows[column]])
+    return lambda rows: _finding(rows, rows[column])
 
 
-def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
-    affected = rows.index[[fault is not None for fault in faults]]
-    told = [
-        f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
-    ]
-    reasons = {
-        row: fault for row, fault in zip(rows.index.tolist(), faults, strict=True) if fault is not None
-    }
+def _finding(rows: pd.DataFrame, words: pd.Series[Any]) -> Finding:
+    """The rows with words about their fault; `words` are by row, and missing for rows without a fault."""
+    words = words.dropna()
+    places = rows.loc[words.index[:SHOWN_EXAMPLES], "place"]
     return Finding(
-        affected,
-        outside_test(rows, affected),
-        told[:SHOWN_EXAMPLES],
-        reasons=lambda _, some: [reasons[row] for row in some.tolist()],
+        words.index,
+        outside_test(rows, words.index),
+        [f"{place}: {fault}" for place, fault in zip(places, words, strict=False)],
+        reasons=lambda _, some: [str(fault) for fault in words[some]],
     )
 
 
 def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
-    """The rows, rendered, and with the columns that the checks on pairs compare."""
+    """The rows, rendered a few at a time, and with the columns that the checks on pairs compare."""
+    pieces = [rows.iloc[start : start + RENDERED_ROWS] for start in range(0, len(rows), RENDERED_ROWS)]
+    return pd.concat([_rendered(piece, renderer) for piece in pieces or [rows]])
+
+
+def _rendered(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
     rendered = renderer.render(rows["context"].tolist(), rows["answer"].tolist(), rows["tools"].tolist())
     return rows.assign(
         response=[one.response for one in rendered],
@@ -449,10 +492,15 @@ def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
         target=[one.target for one in rendered],
         prompt_tokens=[one.prompt_tokens for one in rendered],
         target_tokens=[one.target_tokens for one in rendered],
-        key=[normalise(text) for text in rows["opening"]],
+        key=normalised([str(text) for text in rows["opening"]]),
         shown=[excerpt(text) for text in rows["opening"]],
-        label=[normalise(one.prompt + one.target) for one in rendered],
+        label=normalised([one.prompt + one.target for one in rendered]),
     )
+
+
+def normalised(texts: Sequence[str]) -> list[str]:
+    """`normalise` of each text."""
+    return normalise_all(pl.Series(texts, dtype=pl.String)).to_list()
 
 
 def shared_system(contexts: Sequence[Context]) -> str | None:

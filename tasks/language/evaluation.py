@@ -201,7 +201,7 @@ def ask_probes(
     run: EvaluationRun[LanguageEvaluation], model: AnsweringModel, therapy: Therapy
 ) -> list[scorecard.Answer]:
     """The model's greedy answers to every probe. A prompt of the training split is rendered already."""
-    prompts = read_split(run.splits, "train")["prompt"].tolist()
+    prompts = read_split(run.splits, "train", ["prompt"])["prompt"].tolist()
     asked = scorecard.probes(prompts, therapy.training_probes, run.seed)
     texts = [probe.prompt if probe.kind == "training" else model.framed(probe.prompt) for probe in asked]
     return [replace(one, answer=answer) for one, answer in zip(asked, model.ask(texts), strict=True)]
@@ -222,7 +222,8 @@ def judge_conversations(
         )
         for at in sorted(distinct)
     ]
-    train, settings = read_split(run.splits, "train"), run.settings
+    train = read_split(run.splits, "train", ["question", "response"])
+    settings = run.settings
     return scorecard.assess(
         [*tested, *probed],
         TrainingData([*train["question"], *train["response"]]),

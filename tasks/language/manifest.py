@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from gauntlet.manifests.dataset import RowCheck, Severity, SimilarityCheck, TableDataset
+from gauntlet.manifests.dataset import RecordDataset, RowCheck, Severity, SimilarityCheck
 from gauntlet.manifests.gates import (
     SMALLEST_MARGIN,
     CommonEvaluation,
@@ -95,7 +95,7 @@ class ConversationChecks(Section):
     unused_columns: UnusedColumnsCheck = UnusedColumnsCheck()
 
 
-class ConversationDataset(TableDataset):
+class ConversationDataset(RecordDataset):
     """Section of validate-data: conversations, of which each answer is a row.
 
     A file holds objects with lists of messages, with one `text` of marked turns, or with `columns` of texts;

@@ -71,7 +71,7 @@ class EmptyError(ValueError):
     """A conversation has no turns or answers, or a turn is not a text."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One turn of a conversation.
 

@@ -34,16 +34,17 @@ def _worst_label(found: Documents, figure: str) -> _WorstLabel:
     nothing = 0.0 if isinstance(given, Mapping) else given
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         return _WorstLabel(Fault("found no labels among the scores"), nothing, what)
-    judged: list[tuple[float, _WorstLabel]] = []
+    judged: list[tuple[float, bool, _WorstLabel]] = []
     for row in rows:
         label = str(row.get("label"))
         bound = given.get(label, 0.0) if isinstance(given, Mapping) else given
         value = number_or_fault(row.get(f"{figure}_lower_bound"), FRACTION)
         if isinstance(value, str):
             return _WorstLabel(Fault(f"label {label}: {value}"), bound, what)
-        never = "; no test row reaches its threshold" if row.get("predicted") == 0 else ""
-        judged.append((value - bound, _WorstLabel(value, bound, f"{what}: {label}{never}")))
-    return min(judged, key=lambda one: one[0])[1]
+        given_to_some = row.get("predicted") != 0
+        never = "" if given_to_some else "; no test row reaches its threshold"
+        judged.append((value - bound, given_to_some, _WorstLabel(value, bound, f"{what}: {label}{never}")))
+    return min(judged, key=lambda one: one[:2])[2]
 
 
 def _of_label(figure: str) -> Rule:

@@ -33,7 +33,8 @@ from gauntlet.manifests.gates import describe_resolution
 from gauntlet.serving.images import fitted, open_image
 from gauntlet.serving.interface import InputError
 from gauntlet.tasks.images.data import Statistics, class_pictures, describe, find_noted, split_arrays
-from gauntlet.tasks.images.hashing import BITS, ImageLikeness, perceptual_hash
+from gauntlet.tasks.images.decoding import BITS, perceptual_hash
+from gauntlet.tasks.images.hashing import ImageLikeness
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
 from gauntlet.trainer.splits import ImageSplit, existing_file, in_channels_first, map_array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -40,7 +40,15 @@ from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.pages.formatting import general
 from gauntlet.serving.interface import Resize
-from gauntlet.tasks.images.data import PixelStatistics, class_pictures, describe_pixels, find_noted
+from gauntlet.tasks.images.data import (
+    Pixels,
+    PixelStatistics,
+    class_pictures,
+    describe_pixels,
+    find_noted,
+    gathered,
+    in_pieces,
+)
 from gauntlet.tasks.images.hashing import ImageLikeness, correlated
 from gauntlet.tasks.images.reading import ImageSource, ImageTable, image_uris, read_images
 from gauntlet.tasks.regression.manifest import OutlierCheck, PathColumns, RegressionDataset, RowsPerSplitCheck
@@ -105,25 +113,30 @@ def _examine_images(dataset: RegressionDataset) -> Examination:
     assert dataset.shape is not None  # as rows are images
     step = max(1, min(dataset.shape) // SHOWN_SIDE)
     shown = found.pixels[:, ::step, ::step]
-    pixels = {split: found.pixels[rows.index] for split, rows in by_split.items()}
+    positions = {split: rows.index.to_numpy() for split, rows in by_split.items()}
+
+    def images(split: SplitName) -> Iterator[Pixels]:
+        return in_pieces(found.pixels, positions[split])
+
     statistics = describe(
         by_split,
         content_sha256(
-            by_split, {split: (image.tobytes() for image in images) for split, images in pixels.items()}
+            by_split,
+            {split: (image.tobytes() for piece in images(split) for image in piece) for split in SPLITS},
         ),
         dataset,
         rows={split: len(rows) for split, rows in by_split.items()},
         shape=dataset.shape,
         channels=dataset.channels,
         resize=dataset.resize,
-        pixels={split: describe_pixels(images, dataset.channels) for split, images in pixels.items()},
+        pixels={split: describe_pixels(images(split), dataset.channels) for split in SPLITS},
     )
     return Examination(
         table=table,
         checked=checked,
         statistics=statistics,
         content=lambda split: {
-            "images": pixels[split],
+            "images": gathered(found.pixels, positions[split]),
             **{name: by_split[split][name].to_numpy() for name in ("target", "row")},
         },
         fingerprints="pixels",

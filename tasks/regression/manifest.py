@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gauntlet.manifests.dataset import RowCheck, Severity, TableDataset
+from gauntlet.manifests.dataset import BIGQUERY, RecordDataset, RowCheck, Severity
 from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.own_code import CodePath
 from gauntlet.manifests.search import Dimension
@@ -134,7 +134,7 @@ class NumberTable(texts.TextTable):
     checks: RegressionChecks = RegressionChecks()
 
 
-class RegressionDataset(TableDataset):
+class RegressionDataset(RecordDataset):
     """Section of validate-data: a table of texts, or of the paths of images, with a number for each.
 
     Paths are relative to the table's folder. `uri` may be a zip or tar archive of a table and its images.
@@ -168,7 +168,12 @@ class RegressionDataset(TableDataset):
     def _shape_of_images(self) -> Self:
         if self.columns.kind == "image" and self.shape is None:
             raise ValueError("shape: found nothing, expected the height and width that images are brought to")
-        of_texts = {"columns.time": self.columns.time, "encoding": self.encoding}
+        of_texts = {
+            "columns.time": self.columns.time,
+            "encoding": self.encoding,
+            "where": self.where,
+            f"uri: {BIGQUERY}": self.uri.startswith(BIGQUERY) or None,
+        }
         if found := [key for key, value in of_texts.items() if value is not None and self.shape is not None]:
             raise ValueError(
                 f"{found[0]} is for texts, and columns.image says that rows are images: leave it out"

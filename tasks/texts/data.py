@@ -19,7 +19,6 @@ import polars as pl
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from gauntlet.backends import storage
 from gauntlet.components.training_rows import HashedGroups
 from gauntlet.components.validate_data.carving import Hashes, carve_rows, named_by
 from gauntlet.components.validate_data.checks import (
@@ -56,7 +55,14 @@ from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
-from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, source_uris, verify
+from gauntlet.tasks.texts.files import (
+    SourceFile,
+    find_sources,
+    format_of,
+    require_rows,
+    source_uris,
+    verified,
+)
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.pieces import Ints, readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
@@ -80,12 +86,12 @@ CHARACTERWISE = ("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "S
 
 
 def sources(dataset: TextTable) -> tuple[str, ...]:
-    """The URIs of the files. Raises what `find_files` does."""
+    """The URIs of the files. Raises what `find_sources` does."""
     return source_uris(_files(dataset))
 
 
 def _files(dataset: TextTable) -> tuple[SourceFile, ...]:
-    return find_files(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
+    return find_sources(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -99,17 +105,17 @@ def read_table(dataset: TextTable, targets: Targets) -> TextRows:
             all files together.
         UsageError: The manifest asks for what cannot be read.
     """
-    files = _files(dataset)
-    verify(dataset, files, lambda file: storage.read_bytes(file.uri))
-    found = RowsCollector(targets)
+    found = RowsCollector(targets, dataset.columns.key("label"))
     faults: list[str] = []
-    for file in files:
-        try:
-            found.add(file, readers(dataset, file))
-        except DataError as error:
-            faults.append(str(error))
+    with verified(dataset, _files(dataset)) as files:
+        for file in files:
+            try:
+                found.add(file, readers(dataset, file))
+            except DataError as error:
+                faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
+    require_rows(dataset, found.empty_splits())
     return found.rows()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import compress
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,8 +19,9 @@ from gauntlet.backends.google.bigquery import Rows, open_query, open_table, tabl
 from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import excerpt
-from gauntlet.manifests.dataset import BIGQUERY, SPLITS, SplitName, TableDataset
+from gauntlet.manifests.dataset import BIGQUERY, SPLITS, RecordDataset, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.manifests.where import holds
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\..+)")
 SHOWN_SHARDS = 5
@@ -107,8 +110,6 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
         UsageError: There is nothing at the URI, or a pattern matches no file.
     """
     folder, roots = dataset.uri, dataset.roots or ()
-    if folder.startswith(BIGQUERY):
-        return _of_bigquery(dataset)
     if dataset.files is not None:
         named = {split: dataset.files.of(split) for split in SPLITS}
         found = [
@@ -127,8 +128,46 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
     return _consistent(found)
 
 
-def verify(dataset: TableDataset, files: Iterable[SourceFile], read: Callable[[SourceFile], bytes]) -> None:
-    """Compare every file's sha256, as stored, with the manifest's before anything is parsed.
+def find_sources(dataset: RecordDataset, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
+    """The tables of BigQuery, or the files of `find_files` that may have rows of `dataset.where`.
+
+    Raises:
+        DataError: `where` is true of no file of a split, or what `find_files` raises.
+        UsageError: There is nothing at the URI, or a pattern matches no file.
+    """
+    if dataset.uri.startswith(BIGQUERY):
+        return _of_bigquery(dataset)
+    return _not_left_out(find_files(dataset, is_data), dataset)
+
+
+def _not_left_out(files: tuple[SourceFile, ...], dataset: RecordDataset) -> tuple[SourceFile, ...]:
+    """The files that may have rows of `dataset.where`, as far as the names of their folders tell.
+
+    Raises:
+        DataError: None has.
+    """
+    columns = dataset.where_columns
+    if dataset.where is None or not {*columns} <= {column for column, _ in files[0].partition}:
+        return files
+    of_paths = {column: [dict(file.partition)[column] for file in files] for column in columns}
+    left = tuple(compress(files, holds(dataset.where, of_paths, dataset.uri)))
+    require_rows(dataset, {file.split for file in files} - {file.split for file in left})
+    return left
+
+
+def require_rows(dataset: RecordDataset, empty: Collection[SplitName]) -> None:
+    """Raise a `DataError` if `dataset.where` left no row of the splits `empty`, which have files."""
+    if dataset.where is not None and empty:
+        named = ", ".join(split for split in SPLITS if split in empty)
+        raise DataError(
+            f"{dataset.uri}: dataset.where: {dataset.where}: is true of no row of {named}. Correct it, or "
+            "leave the files of that split out"
+        )
+
+
+@contextmanager
+def verified(dataset: TableDataset, files: Sequence[SourceFile]) -> Iterator[Sequence[SourceFile]]:
+    """The files, whose sha256, as stored, is the manifest's. Those from elsewhere are copies, deleted later.
 
     `read` gives the content of a file; one is in memory at once.
 
@@ -136,25 +175,42 @@ def verify(dataset: TableDataset, files: Iterable[SourceFile], read: Callable[[S
         DataError: One differs.
     """
     if dataset.sha256 is None:
+        yield files
         return
-    files = tuple(files)
+    with tempfile.TemporaryDirectory(prefix="gauntlet-") as folder:
+        here = [_copied(file, Path(folder, str(number))) for number, file in enumerate(files)]
+        _require_sha256(dataset, dataset.sha256, here)
+        yield here
+
+
+def _copied(file: SourceFile, path: Path) -> SourceFile:
+    """The file, or its copy if it is not on this machine: what was checked is then what is read."""
+    if storage.local_path(file.uri) is not None:
+        return file
+    storage.fetch(file.uri, path)
+    return replace(file, uri=str(path))
+
+
+def _require_sha256(
+    dataset: TableDataset, sha256: str | Mapping[str, str], files: Sequence[SourceFile]
+) -> None:
     names = [file.name for file in files]
-    if isinstance(dataset.sha256, str):
+    if isinstance(sha256, str):
         if len(names) > 1:
             raise DataError(
                 f"{dataset.uri}: dataset.sha256 is one hash, but the files are {', '.join(names)}. "
                 "Give a hash for each, by file name"
             )
-        expected = {names[0]: dataset.sha256}
+        expected = {names[0]: sha256}
     else:
-        expected = dict(dataset.sha256)
+        expected = dict(sha256)
     faults = [f"{name}: dataset.sha256 has no hash for it" for name in names if name not in expected] + [
         f"{name}: dataset.sha256 names it, but the files are {', '.join(names)}"
         for name in expected
         if name not in names
     ]
     for file in files:
-        found = hashlib.sha256(read(file)).hexdigest()
+        found = storage.sha256_of(file.uri)
         if file.name in expected and found != expected[file.name]:
             faults.append(f"{file.name}: found sha256 {found}, expected {expected[file.name]}")
     if faults:
@@ -229,7 +285,7 @@ def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[st
     return objects, places
 
 
-def _of_bigquery(dataset: TableDataset) -> tuple[SourceFile, ...]:
+def _of_bigquery(dataset: RecordDataset) -> tuple[SourceFile, ...]:
     """The table, the query, or the table of each split."""
     name = dataset.uri.removeprefix(BIGQUERY)
     if dataset.files is None:
@@ -253,7 +309,7 @@ def source_uris(files: Sequence[SourceFile]) -> tuple[str, ...]:
     return tuple(uri for some in uris for uri in some)
 
 
-def open_bigquery(file: SourceFile, dataset: TableDataset) -> Rows:
+def open_bigquery(file: SourceFile, dataset: RecordDataset) -> Rows:
     """The table, or the result of the query, that a source is.
 
     Raises:
@@ -413,10 +469,11 @@ def _of_splits(
             "Name the right ones in dataset.files"
         )
     if not by_split["train"]:
+        more = f" and {len(there) - SHOWN_FILES:,} more files" if len(there) > SHOWN_FILES else ""
         raise DataError(
-            f"{folder}: found {', '.join(there) or 'no files'}, expected a file of data whose name starts "
-            "with train. Name the files in dataset.files, or set dataset.uri to a pattern such as "
-            f"{storage.join(folder, '*.parquet')}"
+            f"{folder}: found {', '.join(there[:SHOWN_FILES]) or 'no files'}{more}, expected a file of data "
+            "whose name starts with train. Name the files in dataset.files, or set dataset.uri to one file "
+            f"or to a pattern such as {storage.join(folder, '*.parquet')}"
         )
     return [_source(split, name, folder, roots) for split, found in by_split.items() for name in found]
 

@@ -21,6 +21,7 @@ from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.tasks.texts.encoder_files import CONFIG_FILE
 from gauntlet.tasks.texts.manifest import EncoderTraining
 from gauntlet.tasks.texts.vocabulary import open_pretrained
+from gauntlet.trainer.saved_model import require_tensors
 from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.task import WEIGHTS_FILE
 
@@ -74,6 +75,7 @@ def import_checkpoint(
 
     Raises:
         UsageError: A file is missing, the model is no classifier, or its classes are not the labels.
+        GauntletError: The weights are not those of the model.
     """
     where = "--from-checkpoint"
     require_saved(source)
@@ -81,10 +83,17 @@ def import_checkpoint(
     try:
         weights = load_file(source / WEIGHTS_FILE)
     except SafetensorError as error:
-        raise UsageError(f"{where}: {WEIGHTS_FILE}: cannot be read: {error}") from None
-    kept = {f"model.{name}": tensor for name, tensor in weights.items() if not NOT_WEIGHTS.search(name)}
+        raise UsageError(
+            f"{where}: {source / WEIGHTS_FILE}: cannot be read: {error}. Copy or save it again."
+        ) from None
+    kept = {name: tensor for name, tensor in weights.items() if not NOT_WEIGHTS.search(name)}
+    with torch.device("meta"):  # names and shapes alone
+        require_tensors(SequenceClassifier(str(source), order, "sdpa").model, kept, source / WEIGHTS_FILE)
     save_file(
-        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in kept.items()},
+        {
+            f"model.{name}": tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in kept.items()
+        },
         folder / WEIGHTS_FILE,
     )
     shutil.copyfile(source / CONFIG_FILE, folder / CONFIG_FILE)

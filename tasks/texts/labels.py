@@ -116,7 +116,9 @@ def examined(
         statistics=statistics,
         content=lambda split: split_content(checked, split, schema, targets),
         fingerprints=KEY_FORM,
-        resolution=describe_resolution(statistics.class_counts["test"].values()),
+        resolution=describe_resolution(
+            statistics.class_counts["test"].values(), tested=statistics.rows["test"]
+        ),
     )
 
 

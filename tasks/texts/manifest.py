@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 from gauntlet.manifests.dataset import (
     ClassBalanceCheck,
     LabelledDataset,
+    RecordDataset,
     RowCheck,
     RowsPerClassCheck,
     SimilarityCheck,
-    TableDataset,
 )
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Dimension, Search
@@ -117,7 +117,7 @@ class LabelledTextChecks(TextChecks):
     class_balance: ClassBalanceCheck = ClassBalanceCheck()
 
 
-class TextTable(TableDataset):
+class TextTable(RecordDataset):
     """Section of validate-data: a table of texts, each with a label or another target.
 
     Several columns can be one text: `columns.text: [subject, body]` joins those that are not empty with a
@@ -262,7 +262,7 @@ class EncoderTraining(OnePhaseTraining):
     def _student_is_of_the_encoder(self) -> Self:
         if self.student is not None and self.network is not None:
             raise ValueError(
-                "student is made of the built-in network's layers: leave it out with a network of your own"
+                "either `student` or `network`, because a student is made of the built-in network's layers"
             )
         return self
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -31,7 +31,8 @@ from gauntlet.backends.google.bigquery import NESTED
 from gauntlet.components.validate_data.columns import are_blank
 from gauntlet.components.validate_data.packed import ZIP_SUFFIX, is_packed, unpack_file
 from gauntlet.components.validate_data.text import excerpt, find_fault, repair
-from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.manifests.where import holds
 from gauntlet.tasks.texts.delimited import (
     DELIMITER_NAMES,
     SEPARATOR_LINE,
@@ -42,9 +43,10 @@ from gauntlet.tasks.texts.delimited import (
     read_header,
 )
 from gauntlet.tasks.texts.files import EXAMINED_BYTES, MARKS, SourceFile, format_of, open_bigquery
-from gauntlet.tasks.texts.manifest import TextTable
+from gauntlet.tasks.texts.manifest import Columns, TextTable
 from gauntlet.tasks.texts.records import (
     ARROW_MAGIC,
+    SHOWN_COLUMNS,
     SUFFIX_FORMATS,
     Labels,
     Records,
@@ -71,6 +73,7 @@ Ints = npt.NDArray[np.int64]
 Values: TypeAlias = Sequence[Any] | pa.Array
 """The values of a column: objects of Python, or an array of Arrow."""
 
+NAMED_BY_WHERE = "dataset.where names it, and the columns found are"
 NOT_STRINGS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeEncodeError)
 
 
@@ -125,20 +128,42 @@ def readers(dataset: TextTable, file: SourceFile) -> tuple[Callable[[], Iterator
 
 def _read_whole(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
     content = storage.read_bytes(file.uri)
-    records = read_joined(
-        dataset,
-        lambda columns: parse(
-            content,
-            file.name,
-            dataset.format,
-            columns,
-            dataset.encoding,
-            file.partition,
-            dataset.max_expansion,
-        ),
-    )
+
+    def read(columns: Columns) -> Records:
+        form, encoding = dataset.format, dataset.encoding
+        return parse(content, file.name, form, columns, encoding, file.partition, dataset.max_expansion)
+
+    records = _kept(read_joined(dataset, read), read, dataset, file)
     for start in range(0, len(records.texts), ROWS):
         yield _of_records(records, slice(start, start + ROWS), file.name, dataset.columns.key("text"))
+
+
+def _kept(
+    records: Records, read: Callable[[Columns], Records], dataset: TextTable, file: SourceFile
+) -> Records:
+    """The records for which `dataset.where` is true; `read` gives the values of a column as texts."""
+    if dataset.where is None:
+        return records
+    if isinstance(dataset.columns.text, int):
+        raise UsageError(
+            f"{file.name}: dataset.where: found {dataset.where}, expected none: a file without a header has "
+            "no names of columns. Give it a header"
+        )
+    try:
+        columns = {
+            column: read(dataset.columns.model_copy(update={"text": column})).texts
+            for column in dataset.where_columns
+        }
+    except DataError as error:
+        advice = f"set {dataset.columns.key('text')} to one of the columns found"
+        raise DataError(str(error).replace(advice, NAMED_BY_WHERE)) from None
+    kept = holds(dataset.where, columns, file.name)
+    return Records(
+        texts=list(compress(records.texts, kept)),
+        labels=list(compress(records.labels, kept)),
+        places=list(compress(records.places, kept)),
+        times=None if records.times is None else list(compress(records.times, kept)),
+    )
 
 
 # --- plain files -------------------------------------------------------------------------------------
@@ -162,7 +187,7 @@ def _opened(file: SourceFile, dataset: TextTable) -> Iterator[IO[bytes]]:
 
 @dataclass(frozen=True)
 class _Named:
-    """The places of a file's columns: of the text or of those that are joined, of labels and of the time.
+    """The places of a file's columns: of the text or those that are joined, of labels, time and `where`.
 
     `names` are those of the file's own columns and of those of its path, which come after them.
     """
@@ -171,11 +196,12 @@ class _Named:
     texts: tuple[int, ...]
     labels: Labels
     time: int | None
+    where: tuple[int, ...] = ()
 
     def own(self, file: SourceFile) -> list[int]:
         """The places of those that are in the file itself."""
         labels = (self.labels,) if isinstance(self.labels, int) else self.labels
-        places = [*self.texts, *labels, *(() if self.time is None else (self.time,))]
+        places = [*self.texts, *labels, *(() if self.time is None else (self.time,)), *self.where]
         return [at for at in dict.fromkeys(places) if at < len(self.names) - len(file.partition)]
 
 
@@ -189,23 +215,38 @@ def _named(dataset: TextTable, own: Sequence[str], file: SourceFile) -> _Named:
         texts.append(place)
         labels.append(label)
     time = None if columns.time is None else names.index(str(columns.time))
-    return _Named(names, tuple(texts), labels[0], time)
+    if absent := [column for column in dataset.where_columns if column not in names]:
+        listed = ", ".join(excerpt(name)[1:-1] for name in names[:SHOWN_COLUMNS])
+        raise DataError(f"{file.name}: no column {' and '.join(absent)}: {NAMED_BY_WHERE}: {listed}")
+    where = tuple(names.index(column) for column in dataset.where_columns)
+    return _Named(names, tuple(texts), labels[0], time, where)
 
 
-def _piece(
+def _pieces(
     dataset: TextTable,
     file: SourceFile,
     found: _Named,
     own: Callable[[int], Values],
     lines: Ints,
     unit: str,
-) -> Piece:
-    """A piece of the columns of a file, each by its place; those of its path have one value."""
+) -> Iterator[Piece]:
+    """A piece of the columns of a file, each by its place; those of its path have one value.
+
+    None if `dataset.where` is true of no row.
+    """
+    kept = np.arange(len(lines))
 
     def column(at: int) -> Values:
         of_path = at - len(found.names) + len(file.partition)
-        return own(at) if of_path < 0 else [file.partition[of_path][1]] * len(lines)
+        if of_path >= 0:
+            return [file.partition[of_path][1]] * len(kept)
+        return own(at) if len(kept) == len(lines) else _taken(own(at), kept)
 
+    if dataset.where is not None:
+        values_of_where = {found.names[at]: column(at) for at in found.where}
+        kept = holds(dataset.where, values_of_where, file.name).arg_true().to_numpy().astype(np.int64)
+        if not len(kept):
+            return
     key = dataset.columns.key("text")
     values: Values
     if dataset.joined_columns:
@@ -213,14 +254,19 @@ def _piece(
         values = [joined(dataset, dict(zip(dataset.joined_columns, row, strict=True))) for row in rows]
     else:
         values = column(found.texts[0])
-    texts, faults = strings(values, lambda at: f"{file.name} {unit} {lines[at]}", key)
+    places = lines[kept]
+    texts, faults = strings(values, lambda at: f"{file.name} {unit} {places[at]}", key)
     if isinstance(found.labels, int):
         labels = column(found.labels)
     else:
         labels = list(zip(*(as_list(column(place)) for place in found.labels), strict=True))
     different, codes = distinct(labels)
     times = None if found.time is None else as_list(column(found.time))
-    return Piece(texts, faults, different, codes, lines, unit, times)
+    yield Piece(texts, faults, different, codes, places, unit, times)
+
+
+def _taken(values: Values, kept: Ints) -> Values:
+    return values.take(pa.array(kept)) if isinstance(values, pa.Array) else [values[at] for at in kept]
 
 
 def _read_delimited(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
@@ -239,7 +285,7 @@ def _read_delimited(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
                     raise NotPlain
                 columns = list(zip(*rows[skipped:], strict=True))
                 if columns:
-                    yield _piece(dataset, file, found, columns.__getitem__, lines[skipped:], "line")
+                    yield from _pieces(dataset, file, found, columns.__getitem__, lines[skipped:], "line")
                 skipped = 0
         except csv.Error:
             raise NotPlain from None
@@ -313,7 +359,7 @@ def _read_lines(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
                 raise NotPlain  # which column is the label depends on all keys of the file
 
             columns = {at: [item.get(found.names[at]) for item in objects] for at in found.own(file)}
-            yield _piece(dataset, file, found, columns.__getitem__, numbers, "line")
+            yield from _pieces(dataset, file, found, columns.__getitem__, numbers, "line")
 
 
 def _named_of_plain(dataset: TextTable, names: Sequence[str], file: SourceFile) -> _Named:
@@ -376,8 +422,8 @@ def _of_batches(
         lines = np.arange(start, start + len(batch))
         start += len(batch)
         if len(batch):
-            piece = _piece(dataset, file, found, columns.__getitem__, lines, "row")
-            yield replace(piece, values=[named_class(one, class_names) for one in piece.values])
+            for piece in _pieces(dataset, file, found, columns.__getitem__, lines, "row"):
+                yield replace(piece, values=[named_class(one, class_names) for one in piece.values])
 
 
 def _read_bigquery(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:

@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,12 @@ import pyarrow as pa
 
 from gauntlet.components.validate_data.carving import Hashes, hashes_of
 from gauntlet.components.validate_data.columns import are_faulty, normalise_all
+from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import find_fault, repair
-from gauntlet.manifests.dataset import SPLITS
+from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.files import SourceFile
-from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece
+from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece, is_missing
 from gauntlet.tasks.texts.similarity import in_order
 
 Targets = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
@@ -203,12 +205,20 @@ class _Located:
         return self.rows.read(pd.Index(wanted))
 
 
+def _kind(value: Any) -> str:
+    """The kind of a value of a label column, in words; whole numbers and others are of one kind."""
+    if isinstance(value, str):
+        return "text"
+    return "numbers" if isinstance(value, int | float) else type(value).__name__
+
+
 class RowsCollector:
     """Collects the rows of files, piece by piece."""
 
-    def __init__(self, targets: Targets) -> None:
-        """`targets` makes the kind's columns."""
-        self._targets = targets
+    def __init__(self, targets: Targets, key: str = "dataset.columns.label") -> None:
+        """`targets` makes the kind's columns of the column that `key` names."""
+        self._targets, self._key = targets, key
+        self._kinds: dict[tuple[SplitName, str], tuple[str, str]] = {}
         self._shelf = Shelf("text", "fault")
         self._files: list[FileRows] = []
         self._parts: dict[str, list[Any]] = {}
@@ -217,15 +227,18 @@ class RowsCollector:
     def add(self, file: SourceFile, readers: Sequence[Callable[[], Iterator[Piece]]]) -> None:
         """Add the rows of a file, as the first reader finds them that can read it.
 
-        Raises what reading raises.
+        Raises:
+            DataError: The label column has another type than in a file of the same split and format, or what
+                reading raises.
         """
         start, kept = len(self._shelf), self._shelf.pieces_written
         before = sum(other.rows for other in self._files if other.file.split == file.split)
         for read in readers:
             try:
-                unit = ""
+                unit, kinds = "", set[str]()
                 for piece in read():
                     unit = piece.unit
+                    kinds |= {_kind(value) for value in piece.values if not is_missing(value)}
                     self._add(piece, file)
                 if len(self._shelf) > start:
                     break
@@ -234,6 +247,17 @@ class RowsCollector:
                 for parts in self._parts.values():
                     del parts[kept:]
         self._files.append(FileRows(file, start, before, unit, len(self._shelf) - start))
+        if len(kinds) == 1:
+            self._require_kind(file, kinds.pop())
+
+    def _require_kind(self, file: SourceFile, kind: str) -> None:
+        group = (file.split, PurePosixPath(unpacked_name(file.name)).suffix)
+        first, expected = self._kinds.setdefault(group, (file.name, kind))
+        if kind != expected:
+            raise DataError(
+                f"{file.name}: {self._key}: found {kind}, and {expected} in {first}, expected one type in "
+                f"all files of the split {file.split}. Write the column again, with one type"
+            )
 
     def _add(self, piece: Piece, file: SourceFile) -> None:
         rows = len(piece.texts)
@@ -270,6 +294,10 @@ class RowsCollector:
                 )
             columns[name] = of_values[piece.codes]
         return columns
+
+    def empty_splits(self) -> set[SplitName]:
+        """The splits that have files and no rows."""
+        return {one.file.split for one in self._files} - {one.file.split for one in self._files if one.rows}
 
     def rows(self) -> TextRows:
         """All rows that were added."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from gauntlet.manifests.errors import DataError
 
+MONTH = re.compile(r"\d{4}-\d{2}")
 SHOWN_FAULTS = 5
 KEY = "dataset.columns.time"
 DATES = "ISO 8601 in every row, such as 2024-01-31 or 2024-01-31T08:00:00Z"
@@ -30,6 +32,8 @@ def with_times(rows: pd.DataFrame, uri: str) -> pd.DataFrame:
 
 def parse_times(values: Sequence[Any], places: Sequence[str], uri: str) -> list[float]:
     """Numbers as they are, or ISO 8601 dates as seconds since 1970; a date without an offset is UTC.
+
+    A month, as folders are often named after, is its first day.
 
     Raises:
         DataError: A value is missing or not a time, or some are numbers and others dates.
@@ -72,7 +76,8 @@ def _number(value: Any) -> float | None:
 def _seconds(value: Any) -> float | None:
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value.strip())
+            text = value.strip()
+            value = datetime.fromisoformat(f"{text}-01" if MONTH.fullmatch(text) else text)
         except ValueError:
             return None
     if isinstance(value, date) and not isinstance(value, datetime):

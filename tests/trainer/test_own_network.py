@@ -401,7 +401,7 @@ def test_keys_that_do_not_fit_together_are_refused(settings: dict[str, Any], mes
 
 
 def test_a_student_is_not_made_of_a_network_of_the_users_own() -> None:
-    with pytest.raises(ValueError, match="student is made of the built-in network's layers"):
+    with pytest.raises(ValueError, match="either `student` or `network`, because"):
         TextTraining(network="a:B", student=Student(layers=(0,)))
 
 

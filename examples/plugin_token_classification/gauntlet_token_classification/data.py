@@ -25,7 +25,7 @@ from gauntlet.contracts.data import Statistics as CommonStatistics
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.gates import default_margin
-from gauntlet.tasks.texts.files import SourceFile, decode, find_files, verify
+from gauntlet.tasks.texts.files import SourceFile, decode, find_files, verified
 from gauntlet_token_classification.entities import is_broken, spans
 from gauntlet_token_classification.manifest import TokenDataset
 
@@ -60,8 +60,8 @@ def examine(dataset: TokenDataset) -> Examination:
         DataError: A file is missing, altered or malformed.
         UsageError: There is nothing at the URI.
     """
-    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
-    verify(dataset, contents)
+    with verified(dataset, _files(dataset)) as files:
+        contents = {file: storage.read_bytes(file.uri) for file in files}
     table = pd.concat(
         [_read(file, _decoded(data, file, dataset)) for file, data in contents.items()],
         ignore_index=True,

@@ -344,14 +344,15 @@ def spoil_checkpoint(saved: Path, how: str) -> None:
 
 
 REFUSED_CHECKPOINTS = {
-    "a missing tensor": "its tensors are not those of its network: it lacks model.classifier.weight",
-    "an unexpected tensor": "it has, but the network does not, model.classifier.other",
-    "another shape": r"it has in another shape model.classifier.bias \(4,\) for \(3,\)",
+    "a missing tensor": "saved/model.safetensors: its tensors are not those of its network: it lacks "
+    r"classifier\.weight\.",
+    "an unexpected tensor": r"it has, but the network does not, classifier\.other\.",
+    "another shape": r"it has in another shape classifier\.bias \(4,\) for \(3,\)",
     "another architecture": "found the architecture BertForTokenClassification, expected one that ends in",
     "classes without names": "id2label has no names, only LABEL_0, LABEL_1, LABEL_2",
     "other classes": "id2label: found the classes sad, calm, angry, expected those of the manifest",
     "no tokenizer": "found no tokenizer.json beside model.safetensors",
-    "broken weights": "model.safetensors: cannot be read",
+    "broken weights": "saved/model.safetensors: cannot be read: .* Copy or save it again",
 }
 
 
@@ -360,8 +361,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     manifest: Manifest, saved: Path, tiny_splits: Path, tmp_path: Path, how: str, message: str
 ) -> None:
     spoil_checkpoint(saved, how)
-    with pytest.raises(GauntletError, match=message):
+    with pytest.raises(UsageError, match=message) as refused:
         taken(manifest, "checkpoint", saved, tiny_splits, tmp_path)
+    assert str(refused.value).startswith("--from-checkpoint: ")
     assert not (tmp_path / "checkpoint").exists()
 
 

@@ -215,6 +215,7 @@ def test_statistics_count_rows_labels_and_pairs(tmp_path: Path) -> None:
     assert statistics.class_counts["train"] == {"joy": 3, "fear": 2, "anger": 1}
     assert statistics.labels_per_row == {"train": {1: 2, 2: 2}, "validation": {1: 1, 2: 1}, "test": {3: 1}}
     assert statistics.together == {"joy": {"fear": 2}}
+    assert examined.resolution.startswith("With 1 test rows ")
     content = examined.content("train")
     assert isinstance(content, pa.RecordBatchReader)
     pq.write_table(content.read_all(), tmp_path / "train.parquet")

@@ -58,6 +58,8 @@ def test_the_note_says_when_no_row_is_given_the_label() -> None:
     labels = [LABELS[0], {**LABELS[1], "predicted": 0}]
     found = judged("label_f1", labels, min_label_f1=0.1)
     assert found.note == "Bootstrap lower limit of a label's F1: fear; no test row reaches its threshold"
+    as_low = {**LABELS[2], "f1_lower_bound": 0.6}
+    assert judged("label_f1", [as_low, *labels], min_label_f1=0.1).note == found.note
 
 
 @pytest.mark.parametrize(

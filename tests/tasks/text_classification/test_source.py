@@ -54,6 +54,9 @@ def test_a_folder_without_a_training_file_is_refused_with_what_it_holds(tmp_path
     _write(tmp_path, data="text,label\n", test="text,label\n")
     with pytest.raises(DataError, match=r"found data.csv, test.csv, expected .* name starts with train"):
         find_files(_dataset(tmp_path), is_table)
+    _write(tmp_path, **{f"part{number:03d}": "text,label\n" for number in range(400)})
+    with pytest.raises(DataError, match=r"part\d+\.csv and 394 more files, expected .* to one file or to a"):
+        find_files(_dataset(tmp_path), is_table)
 
 
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable
@@ -13,9 +14,12 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from gauntlet.components.validate_data import packed
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
+from gauntlet.tasks.language.data import read_table as read_conversations
+from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.tasks.text_classification.data import read_table, sources
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests.fakes.cloud import FakeCloud
@@ -256,3 +260,114 @@ def test_a_parquet_file_that_is_cut_short_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(data[: len(data) // 2])
     with pytest.raises(GauntletError, match=r"a.parquet: not a whole parquet file"):
         rows(dataset(tmp_path / "*.parquet"))
+
+
+# --- where -------------------------------------------------------------------------------------------
+
+OBJECTS = [{"text": f"text {at}", "label": "joy", "year": 2018 + at, "lang": "en"} for at in range(4)]
+LINES = "".join(json.dumps(one) + "\n" for one in OBJECTS)
+CSV = "text,label,year,lang\n" + "".join(f"{','.join(map(str, one.values()))}\n" for one in OBJECTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "condition", "lines"),
+    [
+        ("a.csv", CSV, "year >= '2020'", "line 4,line 5"),
+        ("a.csv", CSV, "CAST(year AS INT) >= 2020 AND lang = 'en'", "line 4,line 5"),
+        ("a.csv", f"sep=,\n{CSV}", "year >= '2020'", "line 5,line 6"),  # read by the parser of odd files
+        ("a.jsonl", LINES, "year >= 2020", "line 3,line 4"),
+        ("a.json", json.dumps(OBJECTS), "year >= 2020", "object 3,object 4"),
+    ],
+)
+def test_rows_of_which_where_is_true_are_read(
+    tmp_path: Path, name: str, content: str, condition: str, lines: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    table = read_table(dataset(tmp_path / name, where=condition, columns={"label": "label"}))
+    assert table["text"].tolist() == ["text 2", "text 3"]
+    assert table["place"].tolist() == [f"{name} {line}" for line in lines.split(",")]
+    assert table["row"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_where_of_typed_columns(tmp_path: Path, suffix: str) -> None:
+    table = pa.Table.from_pylist(OBJECTS)
+    if suffix == "parquet":
+        pq.write_table(table, tmp_path / "a.parquet")
+    else:
+        with pa.ipc.new_stream(tmp_path / "a.arrow", table.schema) as writer:
+            writer.write_table(table)
+    found = dataset(tmp_path / f"a.{suffix}", where="year = 2019 OR year = 2021", columns={"label": "label"})
+    assert rows(found) == [
+        ("text 1", "joy", "train", f"a.{suffix} row 1"),
+        ("text 3", "joy", "train", f"a.{suffix} row 3"),
+    ]
+
+
+def test_folders_that_where_leaves_out_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "year=2020", a="x")
+    write(tmp_path / "year=2021", a="y")
+    (tmp_path / "year=2020" / "a.csv").write_bytes(b"no table at all")
+    found = dataset(tmp_path, where="CAST(year AS INT) > 2020")
+    assert rows(found) == [("y", "joy", "train", "year=2021/a.csv line 2")]
+    assert sources(found) == (str(tmp_path / "year=2021" / "a.csv"),)
+    with pytest.raises(DataError, match=r"dataset.where: year = '1999': is true of no row of train"):
+        rows(dataset(tmp_path, where="year = '1999'"))
+
+
+def test_a_split_of_which_where_is_true_of_no_row_is_not_made_of_another(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(CSV)
+    (tmp_path / "test.csv").write_text(CSV.replace("en", "de"))
+    with pytest.raises(DataError, match=r"lang = 'en': is true of no row of test. Correct it, or leave"):
+        rows(dataset(tmp_path, where="lang = 'en'", columns={"label": "label"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", CSV), ("a.jsonl", LINES), ("a.csv", f"sep=,\n{CSV}")]
+)
+def test_a_column_that_where_names_and_no_file_has(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    found = dataset(tmp_path / name, where="month = 1", columns={"label": "label"})
+    with pytest.raises(
+        DataError, match=rf"{name}: no column month: dataset.where names it, .* are: text, label"
+    ):
+        rows(found)
+
+
+def test_a_condition_is_checked_with_the_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="a condition on columns of each row"):
+        dataset(tmp_path, where="year >")
+
+
+def test_a_label_column_that_changes_its_type_between_files_is_refused(tmp_path: Path) -> None:
+    for name, labels in {"a": ["joy", None], "b": [None, None], "c": [1, 0]}.items():
+        pq.write_table(pa.table({"text": ["x", "y"], "label": labels}), tmp_path / f"{name}.parquet")
+    with pytest.raises(
+        DataError, match=r"c.parquet: dataset.columns.label: found numbers, and text in a.parquet"
+    ):
+        rows(dataset(tmp_path / "*.parquet"))
+    found = dataset(
+        tmp_path, files={"train": "a.parquet", "test": "c.parquet"}
+    )  # splits may be of two makers
+    assert read_table(found)["label"].tolist()[2:] == ["fear", "joy"]
+
+
+def test_where_of_conversations(tmp_path: Path) -> None:
+    lines = [{"prompt": "Hello", "response": f"answer {at}", "score": at} for at in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    content = {"name": "d", "version": "1", "uri": str(tmp_path / "a.jsonl"), "tokenizer": "none"}
+    found = ConversationDataset.model_validate(content | {"where": "score >= 1"})
+    assert read_conversations(found)["place"].tolist() == ["a.jsonl line 2", "a.jsonl line 3"]
+    with pytest.raises(
+        DataError, match=r"a.jsonl: no key mark: dataset.where names it, .*: prompt, response, sco"
+    ):
+        read_conversations(found.model_copy(update={"where": "mark >= 1"}))
+
+
+def test_a_file_of_a_bucket_has_the_sha256_of_the_manifest(cloud: FakeCloud) -> None:
+    content = b"text,label\none,joy\n"
+    cloud.bucket.objects["gs://bucket/a.csv"] = content
+    right = hashlib.sha256(content).hexdigest()
+    assert len(rows(dataset("gs://bucket/a.csv", sha256=right))) == 1
+    with pytest.raises(DataError, match=rf"a.csv: found sha256 {right}, expected 0000"):
+        rows(dataset("gs://bucket/a.csv", sha256="0" * 64))

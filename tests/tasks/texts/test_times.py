@@ -127,6 +127,7 @@ def test_files_that_provide_the_splits_need_no_time(tmp_path: Path) -> None:
         ([date(2024, 1, 2), datetime(2024, 1, 1, 12), datetime(2024, 1, 3, tzinfo=UTC)], [1, 0, 2]),
         ([1706688000, "1706687999.5", 1e9], [2, 1, 0]),
         (["20240131", "20231231", "20240101"], [1, 2, 0]),
+        (["2024-02", "2024-01-31", "2024-01"], [2, 1, 0]),
     ],
 )
 def test_times_sort_as_they_should(values: list[Any], order: list[int]) -> None:
