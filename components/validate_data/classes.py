@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +61,9 @@ def check_classes(
     dataset: LabelledDataset,
     rows_per_class: RowsPerClassCheck,
     class_balance: ClassBalanceCheck,
-    largest: Mapping[str, LargestGroup] | None = None,
+    largest: Callable[[], Mapping[str, LargestGroup]] = dict,
 ) -> None:
-    """Run both checks after those on single rows. `largest` are near-duplicates that stay together."""
+    """Run both checks after those on single rows. `largest` finds near-duplicates that stay together."""
     counts = count_classes(checked.rows, dataset.labels)
     results = [
         check_rows_per_class(counts, rows_per_class, checked.rows_read, largest),
@@ -81,9 +81,12 @@ def check_rows_per_class(
     counts: dict[str, dict[str, int]],
     rule: RowsPerClassCheck,
     rows_read: int,
-    largest: Mapping[str, LargestGroup] | None = None,
+    largest: Callable[[], Mapping[str, LargestGroup]] = dict,
 ) -> CheckResult:
-    """Every class needs `min_rows` rows in every split. Rows of classes with fewer are `rows_affected`."""
+    """Every class needs `min_rows` rows in every split. Rows of classes with fewer are `rows_affected`.
+
+    `largest` is called if a class has fewer.
+    """
     short = [
         (split, label, rows)
         for split, classes in counts.items()
@@ -96,7 +99,7 @@ def check_rows_per_class(
     tied = [
         f"{group.rows} of the {group.of} rows of {label} are near-duplicates of each other, so they stay "
         f"together, in {group.split}"
-        for label, group in (largest or {}).items()
+        for label, group in (largest() if short else {}).items()
         if label in {name for _, name, _ in short} and group.rows > max(1, group.of - 3 * rule.min_rows)
     ]
     named = "; ".join([named, *tied])

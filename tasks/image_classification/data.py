@@ -401,8 +401,13 @@ def check_table(table: ImageTable) -> CheckedTable:
         )
     checked.rows = carve(checked.rows, missing, _fractions(dataset), checks.rows_per_class.min_rows)
     checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, similarity))
-    largest = largest_groups(checked.rows)
-    check_classes(checked, dataset, checks.rows_per_class, checks.class_balance, largest)
+    check_classes(
+        checked,
+        dataset,
+        checks.rows_per_class,
+        checks.class_balance,
+        lambda: largest_groups(checked.rows),
+    )
     return checked
 
 

@@ -99,7 +99,13 @@ def check_labelled(
     checks = dataset.checks
     conflicts = ("conflicting_labels", TextFindings.conflicts)
     checked = check_texts(table, dataset, of_labels, conflicts, checks.rows_per_class.min_rows)
-    check_classes(checked, dataset, checks.rows_per_class, checks.class_balance, largest_groups(checked.rows))
+    check_classes(
+        checked,
+        dataset,
+        checks.rows_per_class,
+        checks.class_balance,
+        lambda: largest_groups(checked.rows),
+    )
     return checked
 
 

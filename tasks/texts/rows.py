@@ -25,7 +25,7 @@ from gauntlet.components.validate_data.columns import are_faulty, normalise_all
 from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import find_fault, repair
 from gauntlet.manifests.dataset import SPLITS, SplitName
-from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.errors import DataError, GauntletError
 from gauntlet.tasks.texts.files import SourceFile
 from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece, is_missing
 from gauntlet.tasks.texts.similarity import in_order
@@ -72,7 +72,13 @@ class Shelf:
         """Write rows after those before; nothing may have been read."""
         if len(columns[0]):
             arrays = [column.to_arrow().cast(pa.large_string()) for column in columns]
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+            try:
+                self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+            except OSError as error:
+                raise GauntletError(
+                    f"{self._path}: cannot keep the texts on disk while they are checked ({error}). "
+                    "Make room there, or set the environment variable TMPDIR to a folder with more"
+                ) from None
             self._starts.append(len(self) + len(columns[0]))
             self._batches.append(self._written)
             self._written += 1
@@ -289,9 +295,8 @@ class RowsCollector:
                 of_values = np.array(values, dtype=np.float64)
             else:
                 codes = self._codes.setdefault(name, {None: NO_CODE})
-                of_values = np.array(
-                    [codes.setdefault(one, len(codes) - 1) for one in values], dtype=np.int32
-                )
+                numbers = [codes.setdefault(one, len(codes) - 1) for one in values]
+                of_values = np.array(numbers, dtype=np.min_scalar_type(-len(codes)))
             columns[name] = of_values[piece.codes]
         return columns
 
@@ -345,11 +350,11 @@ def number_keys(table: TextRows, rows: pd.Index[int]) -> Keys:
         prints.append(of_piece)
     numbers, first = _numbered(prints)
     del prints
-    distinct, hashes = Shelf("key"), [hashes_of([])]
-    for _, piece in every.pieces_of(first):
+    distinct, hashes = Shelf("key"), np.empty((len(first), 2), dtype=np.uint64)
+    for place, piece in every.pieces_of(first):
         distinct.add(piece["key"])
-        hashes.append(hashes_of(piece["key"].to_list()))
-    return Keys(numbers, distinct, np.concatenate(hashes))
+        hashes[place] = hashes_of(piece["key"].to_list())
+    return Keys(numbers, distinct, hashes)
 
 
 def _numbered(prints: Sequence[npt.NDArray[np.uint64]]) -> tuple[npt.NDArray[np.int32], Ints]:

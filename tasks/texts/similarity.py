@@ -94,12 +94,11 @@ class TextLikeness:
         The words of all texts are in a temporary file until it is known which texts have no similar text; the
         words of the others stay in memory.
         """
-        if isinstance(keys, Sequence):
-            keys = pa.chunked_array([keys], type=pa.large_string())
-        self._keys = len(keys)
+        texts = pa.chunked_array([keys], type=pa.large_string()) if isinstance(keys, Sequence) else keys
+        self._keys = len(texts)
         with TemporaryFile() as file:
             stored = _Stored(file.fileno())
-            heads = _read(keys, at_least, stored)
+            heads = _read(texts, at_least, stored)
             members = np.flatnonzero(_with_candidates(heads, at_least))
             sets = stored.take(members, heads)
         del heads
