@@ -54,10 +54,11 @@ def named_by(groups: Numbers, hashes: Hashes) -> Ints:
 
     `groups` are as `Likeness.groups` returns them, (K,).
     """
-    order = np.lexsort((hashes[:, 1], hashes[:, 0], groups))
+    names = np.arange(len(groups))
+    several = np.flatnonzero(np.bincount(groups)[groups] > 1)
+    order = several[np.lexsort((hashes[several, 1], hashes[several, 0], groups[several]))]
     is_first = np.ones(len(order), dtype=np.bool_)
     is_first[1:] = groups[order[1:]] != groups[order[:-1]]
-    names = np.empty(len(order), dtype=np.int64)
     names[order] = order[is_first][np.cumsum(is_first) - 1]
     return names
 

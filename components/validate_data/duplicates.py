@@ -182,25 +182,25 @@ def equal_rows(splits: Numbers, keys: Numbers, labels: Numbers) -> Doubles:
 
     `labels` are codes, (N,); other arguments as in `near_rows`.
     """
-    order = np.lexsort((labels, keys, splits))  # stable, so the first row of a content comes first
+    again = np.flatnonzero(np.bincount(keys)[keys] > 1)
+    columns = [column[again] for column in (labels, keys, splits)]
+    order = np.lexsort(columns)  # stable, so the first row of a content comes first
     same = np.zeros(len(order), dtype=np.bool_)
-    same[1:] = np.logical_and.reduce(
-        [column[order[1:]] == column[order[:-1]] for column in (splits, keys, labels)]
-    )
+    same[1:] = np.logical_and.reduce([column[order[1:]] == column[order[:-1]] for column in columns])
     first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
-    rows, others = order[same], first[same]
+    rows, others = again[order[same]], again[first[same]]
     by_row = np.argsort(rows)
     return Doubles(rows[by_row], others[by_row], np.ones(len(rows)))
 
 
 def conflicting_rows(keys: Numbers, labels: Numbers) -> Flags:
     """Which rows (N,) have a key that also has another label, in any split; `labels` are codes, (N,)."""
-    if not len(keys):
-        return np.zeros(0, dtype=np.bool_)
-    order = np.lexsort((labels, keys))
-    ordered_keys, ordered_labels = keys[order], labels[order]
-    differs = (ordered_keys[1:] == ordered_keys[:-1]) & (ordered_labels[1:] != ordered_labels[:-1])
-    return np.isin(keys, np.unique(ordered_keys[1:][differs]))
+    count = int(keys.max(initial=0)) + 1
+    one = np.zeros(count, dtype=labels.dtype)
+    one[keys] = labels  # of each key the label of one row
+    conflicts = np.zeros(count, dtype=np.bool_)
+    conflicts[keys[labels != one[keys]]] = True
+    return conflicts[keys]
 
 
 def _together(found: Sequence[Doubles]) -> Doubles:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -89,15 +88,15 @@ class TextLikeness:
     Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
-    def __init__(self, keys: Chunked | Sequence[str], at_least: float, scratch: Path | None = None) -> None:
+    def __init__(self, keys: Chunked | Sequence[str], at_least: float) -> None:
         """Compare distinct keys (K,). Later similarities are `at_least` or more, over 0 and at most 1.
 
-        The words of all texts are in a temporary file in the folder `scratch` until it is known which texts
-        have no similar text; the words of the others stay in memory.
+        The words of all texts are in a temporary file until it is known which texts have no similar text; the
+        words of the others stay in memory.
         """
         texts = pa.chunked_array([keys], type=pa.large_string()) if isinstance(keys, Sequence) else keys
         self._keys = len(texts)
-        with TemporaryFile(dir=scratch) as file:
+        with TemporaryFile() as file:
             stored = _Stored(file.fileno())
             heads = _read(texts, at_least, stored)
             members = np.flatnonzero(_with_candidates(heads, at_least))
@@ -132,7 +131,7 @@ class TextLikeness:
         places, known = self._connected(others)
         index = _Index(self._sets.take(np.concatenate([known, members])), at_least)
         added = np.concatenate([places, np.full(len(members), NONE)])
-        return index.first(len(known) + np.arange(len(members)), rows, added, in_order=False)
+        return index.first(len(known) + np.arange(len(members)), rows, added, only_earlier=False)
 
     def _connected(self, keys: Numbers) -> tuple[Ints, Ints]:
         """The positions of the keys that have a similar key, and their numbers in `_sets`."""
@@ -205,7 +204,7 @@ def ranges(starts: Numbers, counts: Numbers) -> Ints:
 
 
 def _signatures(words: Words, starts: Ints, width: int) -> Hashes:
-    """(M, width)"""
+    """Bits of each set, (M, width): a word changes one of them, so its hash says which."""
     mixed = words * np.uint32(0x9E3779B1)
     bits = np.uint64(1) << (mixed >> np.uint32(26)).astype(np.uint64)
     signatures = np.zeros((len(starts) - 1, width), dtype=np.uint64)
@@ -657,22 +656,14 @@ def _linked(chains: Ints, one: Ints, other: Ints) -> Ints:
 def _all_entries(sets: _Sets, at_least: float) -> _Entries:
     """Those of all buckets."""
     found = [entries for entries in _buckets(sets.heads(at_least), at_least) if len(entries.sets)]
-    before = offsets(np.array([entries.buckets[-1] + 1 for entries in found], dtype=np.int64))
-    none = np.empty(0, dtype=np.int32)
-    return _Entries(
-        np.concatenate([none, *(entries.sets for entries in found)]),
-        np.concatenate([none, *(entries.firsts for entries in found)]),
-        np.concatenate([none, *(entries.skips for entries in found)]),
-        np.concatenate(
-            [
-                none,
-                *(
-                    entries.buckets + first
-                    for entries, first in zip(found, before.astype(np.int32), strict=False)
-                ),
-            ]
-        ),
-    )
+    columns = [[np.empty(0, dtype=np.int32)] for _ in range(4)]
+    before = 0
+    for entries in found:
+        buckets = entries.buckets + np.int32(before)
+        for column, more in zip(columns, (entries.sets, entries.firsts, entries.skips, buckets), strict=True):
+            column.append(more)
+        before = int(buckets[-1]) + 1
+    return _Entries(*map(np.concatenate, columns))
 
 
 def _similar(sets: _Sets, entries: _Entries, pairs: Pairs, at_least: float) -> Pairs:
@@ -729,7 +720,7 @@ class _Index:
         kept[left.sets[late[hits != NONE]]] = False
         self._keep(entries, kept, middle, high)
 
-    def first(self, sets: Ints, rows: Ints, added: Ints, in_order: bool = True) -> Doubles:
+    def first(self, sets: Ints, rows: Ints, added: Ints, only_earlier: bool = True) -> Doubles:
         """For each of some sets the first similar one of those that were added.
 
         First come sets that share the earliest word of a set; of these, sets with whose size and place of
@@ -739,7 +730,7 @@ class _Index:
             sets: What is compared, (N,).
             rows: The row of each, ascending, (N,).
             added: In which row a set was added, (M,); `NONE` if it was not.
-            in_order: Whether a row is compared only with sets that were added in earlier rows.
+            only_earlier: Whether a row is compared only with sets that were added in earlier rows.
 
         Returns:
             The rows that are like another, and in which row that one was added.
@@ -765,7 +756,7 @@ class _Index:
         places = entries.firsts[ours]
         for place in np.unique(places):
             some = np.flatnonzero((places == place) & (partners[probes] == NONE))
-            limits = (rows[probes[some]], added[theirs.sets]) if in_order else None
+            limits = (rows[probes[some]], added[theirs.sets]) if only_earlier else None
             hits, found = self._first_hits(entries.take(ours[some]), theirs, starts[some], ends[some], limits)
             hit = np.flatnonzero(hits != NONE)
             hit = hit[np.lexsort((priority[hits[hit]], probes[some][hit]))]
@@ -797,11 +788,11 @@ class _Index:
         theirs: _Entries,
         starts: Ints,
         ends: Ints,
-        in_order: tuple[Ints, Ints] | None = None,
+        limits: tuple[Ints, Ints] | None = None,
     ) -> tuple[Ints, Floats]:
         """For each of our entries the first of theirs from its start to its end that is similar, or `NONE`.
 
-        The second array has the similarities. With `in_order`, the rows of our and of their entries, only
+        The second array has the similarities. With `limits`, the rows of our and of their entries, only
         those of earlier rows count.
         """
         hits, similarities = np.full(len(starts), NONE), np.zeros(len(starts))
@@ -811,8 +802,8 @@ class _Index:
             stops = np.minimum(starts[active] + width, ends[active])
             for pairs in _candidates(active, starts[active], stops):
                 one, other = pairs
-                if in_order is not None:
-                    earlier = in_order[1][other] < in_order[0][one]
+                if limits is not None:
+                    earlier = limits[1][other] < limits[0][one]
                     one, other = one[earlier], other[earlier]
                 one, other = _close(self._sets, ours, theirs, (one, other), self._at_least)
                 found = _similarities(self._sets, ours.sets[one], theirs.sets[other])
