@@ -27,7 +27,7 @@ from gauntlet.components.validate_data.text import find_fault, repair
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError, GauntletError
 from gauntlet.tasks.texts.files import SourceFile
-from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece, is_missing
+from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece, distinct, is_missing
 from gauntlet.tasks.texts.similarity import in_order
 
 Targets = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
@@ -281,7 +281,8 @@ class RowsCollector:
             "line": piece.lines.astype(np.uint32),
         }
         if piece.times is not None:
-            columns["time"] = np.array([*piece.times, None], dtype=object)[:-1]
+            times, codes = distinct(piece.times)  # so that equal times are one object
+            columns["time"] = np.array([*times, None], dtype=object)[codes]
         for name, values in columns.items():
             self._parts.setdefault(name, []).append(values)
         self._shelf.add(piece.texts, piece.faults)
