@@ -242,7 +242,8 @@ def _carved(
         labels, positions = pd.factorize(labelled["label"], sort=True)[0], labelled.index.to_numpy()
     else:
         found = rows["label"].cat
-        labels, positions = found.categories.argsort().argsort()[found.codes], np.arange(len(rows))
+        ranks = found.categories.argsort().argsort().astype(np.int32)
+        labels, positions = ranks[found.codes], np.arange(len(rows), dtype=np.int32)
     codes = carve_rows(
         split_codes(rows),
         rows["group"].to_numpy(),
