@@ -41,6 +41,7 @@ TEXTS_AT_ONCE, BYTES_AT_ONCE = 50_000, 1 << 24
 ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 19, 1 << 18, 1 << 18
 CHILDREN_AT_ONCE, MOST_CHILDREN, BLOCK = 1 << 21, 1 << 24, 1 << 22
 
+MOST_PARTS = 24  # in which the words are gone through
 LEVELS = 4  # words by which a bucket is divided
 SMALL = 8  # texts of a bucket that is not divided
 MOST_DECIDED = 1 << 16  # pairs of which it is decided one after the other which text is kept
@@ -135,11 +136,10 @@ class TextLikeness:
 
     def _connected(self, keys: Numbers) -> tuple[Ints, Ints]:
         """The positions of the keys that have a similar key, and their numbers in `_sets`."""
-        if not len(self._members):
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        at = np.searchsorted(self._members, keys).clip(max=len(self._members) - 1)
-        rows = np.flatnonzero(self._members[at] == keys)
-        return rows, at[rows]
+        connected = np.zeros(self._keys, dtype=np.bool_)
+        connected[self._members] = True
+        rows = np.flatnonzero(connected[keys])
+        return rows, np.searchsorted(self._members, keys[rows])
 
 
 # --- sets of words -----------------------------------------------------------------------------------
@@ -435,7 +435,7 @@ def _buckets(sets: _Sets, at_least: float) -> Iterator[_Entries]:
     frequencies = np.zeros(int(sets.words.max(initial=0)) + 1, dtype=np.int64)
     for block in blocks:
         frequencies += np.bincount(sets.words[block], minlength=len(frequencies))
-    parts = 1 + len(sets.words) // ENTRIES_AT_ONCE
+    parts = min(1 + len(sets.words) // ENTRIES_AT_ONCE, MOST_PARTS)
     ends = np.searchsorted(np.cumsum(frequencies), np.arange(1, parts) * (len(sets.words) / parts)) + 1
     for low, high in pairwise([0, *sorted({*ends.tolist(), len(frequencies)})]):
         found = [np.empty(0, dtype=np.int64)]
