@@ -256,7 +256,7 @@ def _carved(
         rarest_first="labels" in rows,
         times=rows["time"].to_numpy(np.float64) if "time" in rows and missing else None,
     )
-    return rows.assign(split=pd.Categorical.from_codes(codes, SPLITS))
+    return rows.assign(split=pd.Categorical.from_codes(codes, list(SPLITS)))
 
 
 def _what_is_missing(keys: Mapping[str, str], row: Any) -> str:
@@ -440,7 +440,7 @@ class TokenCounter:
             encodings = self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
             for at, encoding in enumerate(encodings, start):
                 ids = encoding.ids
-                counts[:, at] = len(ids), ids.count(self._unknown)
+                counts[:, at] = len(ids), 0 if self._unknown is None else ids.count(self._unknown)
         return counts
 
 
@@ -664,7 +664,7 @@ def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
 
     def counted(piece: tuple[slice, pl.DataFrame]) -> npt.NDArray[np.float64]:
         sizes, words = numbered.of(piece[1]["key"])
-        return np.bincount(words, np.repeat(weights[used[piece[0]]], sizes))
+        return np.bincount(words, np.repeat(weights[used[piece[0]]], sizes)).astype(np.float64)
 
     used = np.flatnonzero(weights)
     for of_piece in in_order(counted, keys.pieces_of(used)):

@@ -207,8 +207,8 @@ class _Located:
     def __getitem__(self, wanted: Any) -> Any:
         if isinstance(wanted, tuple):
             numbers, columns = wanted
-            return self.rows.read(pd.Index(numbers))[columns]
-        return self.rows.read(pd.Index(wanted))
+            return self.rows.read(pd.Index(numbers, dtype="int64"))[columns]
+        return self.rows.read(pd.Index(wanted, dtype="int64"))
 
 
 def _kind(value: Any) -> str:
@@ -312,14 +312,14 @@ class RowsCollector:
         small = {
             name: _coded(values, codes[name]) if name in codes else values for name, values in parts.items()
         }
-        small["split"] = pd.Categorical.from_codes(splits, SPLITS)
+        small["split"] = pd.Categorical.from_codes(splits, list(SPLITS))
         return TextRows(pd.DataFrame(small), self._shelf, lines, self._files)
 
 
 def _coded(codes: npt.NDArray[Any], values: Sequence[Any]) -> pd.Categorical:
     if all(isinstance(value, str) for value in values):
         return pd.Categorical.from_codes(codes, pd.Index(values, dtype="str"))
-    return pd.Categorical.from_codes(codes, pd.Index(values, dtype="object", tupleize_cols=False))
+    return pd.Categorical.from_codes(codes, pd.Index(pd.Series(list(values), dtype="object")))
 
 
 @dataclass(frozen=True)

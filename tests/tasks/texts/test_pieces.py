@@ -27,7 +27,7 @@ from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder
 from gauntlet.tasks.texts.files import SourceFile
 from gauntlet.tasks.texts.pieces import Piece, readers
 from gauntlet.tasks.texts.rows import number_keys
-from gauntlet.tasks.texts.similarity import words_of
+from gauntlet.tasks.texts.similarity import all_words
 from tests.text_tables import text_rows
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -183,7 +183,7 @@ def test_words_are_counted_in_every_script(monkeypatch: pytest.MonkeyPatch) -> N
     normal = [normalise(text) for text in table.loc[rows]["text"]]
     assert keys.numbers.tolist() == [list(dict.fromkeys(normal)).index(key) for key in normal]
     counted = count_words(keys.distinct, keys.numbers)
-    assert dict(counted.iter_rows()) == Counter(word for key in normal for word in words_of(key))
+    assert dict(counted.iter_rows()) == Counter(all_words(pl.Series(normal))[1].to_list())
 
 
 # --- bad input ---------------------------------------------------------------------------------------
