@@ -41,6 +41,7 @@ TEXTS_AT_ONCE, BYTES_AT_ONCE = 50_000, 1 << 24
 ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 19, 1 << 18, 1 << 18
 CHILDREN_AT_ONCE, MOST_CHILDREN, BLOCK = 1 << 21, 1 << 24, 1 << 22
 
+MOST_PARTS = 48  # in which the words are gone through
 LEVELS = 4  # words by which a bucket is divided
 SMALL = 8  # texts of a bucket that is not divided
 MOST_DECIDED = 1 << 16  # pairs of which it is decided one after the other which text is kept
@@ -135,11 +136,10 @@ class TextLikeness:
 
     def _connected(self, keys: Numbers) -> tuple[Ints, Ints]:
         """The positions of the keys that have a similar key, and their numbers in `_sets`."""
-        if not len(self._members):
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        at = np.searchsorted(self._members, keys).clip(max=len(self._members) - 1)
-        rows = np.flatnonzero(self._members[at] == keys)
-        return rows, at[rows]
+        connected = np.zeros(self._keys, dtype=np.bool_)
+        connected[self._members] = True
+        rows = np.flatnonzero(connected[keys])
+        return rows, np.searchsorted(self._members, keys[rows])
 
 
 # --- sets of words -----------------------------------------------------------------------------------
@@ -431,22 +431,13 @@ class _Entries:
 
 def _buckets(sets: _Sets, at_least: float) -> Iterator[_Entries]:
     """The buckets of more than one set, some at once; `sets` may be heads."""
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(sets.words), BLOCK)]
     frequencies = np.zeros(int(sets.words.max(initial=0)) + 1, dtype=np.int64)
-    for block in blocks:
-        frequencies += np.bincount(sets.words[block], minlength=len(frequencies))
-    parts = 1 + len(sets.words) // ENTRIES_AT_ONCE
+    for start in range(0, len(sets.words), BLOCK):
+        frequencies += np.bincount(sets.words[start : start + BLOCK], minlength=len(frequencies))
+    parts = min(1 + len(sets.words) // ENTRIES_AT_ONCE, MOST_PARTS)
     ends = np.searchsorted(np.cumsum(frequencies), np.arange(1, parts) * (len(sets.words) / parts)) + 1
     for low, high in pairwise([0, *sorted({*ends.tolist(), len(frequencies)})]):
-        found = [np.empty(0, dtype=np.int64)]
-        for block in blocks:
-            of_block = sets.words[block]
-            found.append(block.start + np.flatnonzero((of_block >= low) & (of_block < high)))
-        at = np.concatenate(found)
-        numbers = np.searchsorted(sets.starts, at, side="right") - 1
-        places = at - sets.starts[numbers]
-        rare = places < prefixes(sets.sizes[numbers], at_least)
-        waiting = [_Parents.alone(numbers[rare], places[rare])]
+        waiting = [_undivided(sets, at_least, low, high)]
         while waiting:
             entries, parents = _divided(sets, at_least, waiting.pop())
             yield entries
@@ -473,12 +464,21 @@ class _Parents:
     children: Sizes
     hashes: Hashes
 
-    @classmethod
-    def alone(cls, sets: Ints, places: Ints) -> _Parents:
-        """Sets that share nothing yet, each with the place of the word that divides them."""
-        firsts = places.astype(np.int32)
-        ones, zeros = np.ones(len(sets), dtype=np.int32), np.zeros(len(sets), dtype=np.uint64)
-        return cls(0, sets.astype(np.int32), firsts, firsts - 1, ones, zeros)
+
+def _undivided(sets: _Sets, at_least: float, low: int, high: int) -> _Parents:
+    """The sets with a word from `low` to `high` among their rarest, all in one bucket, once for each word."""
+    numbers, places = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int32)]
+    for start in range(0, len(sets.words), BLOCK):
+        words = sets.words[start : start + BLOCK]
+        at = start + np.flatnonzero((words >= low) & (words < high))
+        number = np.searchsorted(sets.starts, at, side="right") - 1
+        place = at - sets.starts[number]
+        rare = place < prefixes(sets.sizes[number], at_least)
+        numbers.append(number[rare].astype(np.int32))
+        places.append(place[rare].astype(np.int32))
+    firsts = np.concatenate(places)
+    ones, zeros = np.ones(len(firsts), dtype=np.int32), np.zeros(len(firsts), dtype=np.uint64)
+    return _Parents(0, np.concatenate(numbers), firsts, firsts - np.int32(1), ones, zeros)
 
 
 def _mixed(words: Hashes) -> Hashes:
