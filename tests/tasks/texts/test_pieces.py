@@ -128,7 +128,7 @@ def test_what_is_written_does_not_depend_on_the_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [
-        (f"{text} number {at} of {at % 13}", label) for at, (text, label) in enumerate(random_rows(3, 400))
+        (f"{text} number {at} of {at % 13}", label) for at, (text, label) in enumerate(random_rows(3, 900))
     ]
     rows += [(text.upper() + "!", label) for text, label in rows[:40]]
     path = tmp_path / "train.csv"
@@ -217,17 +217,8 @@ def test_a_text_column_that_changes_its_type_between_files_or_pieces_is_named(
         read_table(dataset(path))
 
 
-def test_a_label_column_that_changes_its_type_between_files_has_the_same_labels(tmp_path: Path) -> None:
-    labels = {"0": ["joy", "fear"], "1": [0, 1], "2": [0.0, None]}
-    for at, values in labels.items():
-        table = pa.table({"text": [f"{at} one", f"{at} two"], "label": values})
-        pq.write_table(table, tmp_path / f"train-0000{at}-of-00003.parquet")
-    found = read_table(dataset(tmp_path, labels=["joy", "fear"]))["label"]
-    assert found.tolist()[:5] == ["joy", "fear", "joy", "fear", "joy"] and found.isna().tolist()[5]
-
-
-def test_a_million_different_labels_are_one_message(tmp_path: Path) -> None:
-    number = 1_000_000
+def test_a_hundred_thousand_different_labels_are_one_message(tmp_path: Path) -> None:
+    number = 100_000
     table = {"text": [f"text {at}" for at in range(number)], "label": [f"label {at}" for at in range(number)]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     with pytest.raises(DataError) as caught:
@@ -239,9 +230,9 @@ def test_a_million_different_labels_are_one_message(tmp_path: Path) -> None:
             out / "checks",
             out / "report",
         )
-    assert "unknown_labels: found 1,000,000 rows (100 %)" in str(caught.value)
+    assert "unknown_labels: found 100,000 rows (100 %)" in str(caught.value)
     examples = json.loads((out / "checks").read_text())["checks"][2]["examples"]
-    assert examples[10] == "and 999990 more labels"
+    assert examples[10] == "and 99990 more labels"
 
 
 def test_a_field_of_a_hundred_megabytes_is_a_text_that_is_too_long(tmp_path: Path) -> None:
