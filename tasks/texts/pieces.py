@@ -516,6 +516,8 @@ def distinct(values: Values) -> tuple[list[Any], Ints]:
     """
     try:
         column = values if isinstance(values, pa.Array) else pa.array(values, pa.large_string())
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         encoded = column.dictionary_encode(null_encoding="encode")
         return values_of(encoded.dictionary), encoded.indices.to_numpy().astype(np.int64)
     except NOT_STRINGS:

@@ -154,7 +154,7 @@ def test_what_is_written_does_not_depend_on_the_pieces(
         splits = {
             split: pq.read_table(out / f"splits/{split}.parquet") for split in ("train", "validation", "test")
         }
-        files = {path.name: path.read_bytes() for path in out.rglob("*") if path.suffix != ".parquet"}
+        files = {path.name: path.read_bytes() for path in out.rglob("*.*") if path.suffix != ".parquet"}
         written.append({**{name: table.to_pylist() for name, table in splits.items()}, **files})
     assert len(written[0]["train"]) > 100
     assert written[0] == written[1]
