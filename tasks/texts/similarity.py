@@ -249,7 +249,8 @@ class _Stored:
     @property
     def sizes(self) -> Sizes:
         """How many words each set has."""
-        return np.concatenate(self._sizes)
+        self._sizes = [np.concatenate(self._sizes)]
+        return self._sizes[0]
 
     def take(self, rows: Ints, heads: _Sets) -> _Sets:
         """These sets, ascending, whole; `heads` are of all sets."""
@@ -286,10 +287,10 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     width = int(np.clip(stored.words // max(1, len(keys)) // SIGNED_WORDS, 1, MAX_SIGNATURE))
 
     sizes = stored.sizes
-    kept = np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1)
+    starts = offsets(np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1))
     heads = _Sets(
-        words=np.empty(int(kept.sum()), dtype=np.uint32),
-        starts=offsets(kept),
+        words=np.empty(starts[-1], dtype=np.uint32),
+        starts=starts,
         sizes=sizes,
         signatures=np.empty((len(sizes), width), dtype=np.uint64),
     )
@@ -298,10 +299,9 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
         words = stored.read(piece)
         words = _sorted(sizes[piece], ranks[words]).astype(np.uint32)
         stored.write(piece, words)
-        starts = offsets(sizes[piece])
-        first, last = heads.starts[piece.start], heads.starts[piece.stop]
-        heads.words[first:last] = words[ranges(starts[:-1], kept[piece])]
-        heads.signatures[piece] = _signatures(words, starts, width)
+        whole, of_heads = offsets(sizes[piece]), starts[piece.start : piece.stop + 1]
+        heads.words[of_heads[0] : of_heads[-1]] = words[ranges(whole[:-1], np.diff(of_heads))]
+        heads.signatures[piece] = _signatures(words, whole, width)
 
     for _ in in_order(by_rarity, stored.pieces):
         pass
