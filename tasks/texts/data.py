@@ -237,6 +237,8 @@ def _carved(
     rows: pd.DataFrame, hashes: Hashes, missing: Sequence[SplitName], dataset: TextTable, least: int
 ) -> pd.DataFrame:
     """The rows with the splits that no file provides."""
+    labels: Numbers
+    positions: Numbers
     if "labels" in rows:
         labelled = each_label(rows[["label", "labels"]].reset_index(drop=True))
         labels, positions = pd.factorize(labelled["label"], sort=True)[0], labelled.index.to_numpy()

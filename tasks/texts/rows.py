@@ -34,7 +34,7 @@ Targets = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
 """The columns that a kind makes of some values of the label column. One of them is `label`: in words, what a
 row is to be answered with, or None if that is missing."""
 
-SPLIT = pd.CategoricalDtype(SPLITS)
+SPLIT = pd.CategoricalDtype(list(SPLITS))
 """The type of the column `split`."""
 
 NO_CODE = -1

@@ -238,7 +238,7 @@ class _Stored:
 
     def write(self, piece: slice, words: Words) -> None:
         """Write the words of a piece again."""
-        os.pwrite(self._file, words, words.itemsize * self._starts[piece.start])
+        os.pwrite(self._file, words.data, words.itemsize * self._starts[piece.start])
 
     def read(self, piece: slice) -> Words:
         """The words of a piece."""
@@ -276,8 +276,8 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     category = pl.Categorical(pl.Categories.random())
     held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
     frequencies = np.zeros(1, dtype=np.int64)
-    for sizes, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
-        stored.add(sizes, words)
+    for counts, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
+        stored.add(counts, words)
         found = np.bincount(words, minlength=len(frequencies))
         found[: len(frequencies)] += frequencies
         frequencies = found
@@ -521,7 +521,7 @@ def _divided(sets: _Sets, at_least: float, parents: _Parents) -> tuple[_Entries,
     left = np.flatnonzero(large[buckets])
     parts = ((np.cumsum(of_bucket[large]) - of_bucket[large]) // CHILDREN_AT_ONCE).repeat(members[large])
     divided = [
-        _Parents(level, *(column[some] for column in (numbers, firsts, lasts, children, hashes)))
+        _Parents(level, numbers[some], firsts[some], lasts[some], children[some], hashes[some])
         for some in np.split(left, np.flatnonzero(np.diff(parts)) + 1)
     ]
     return settled, divided
@@ -597,7 +597,7 @@ def _close(sets: _Sets, ours: _Entries, theirs: _Entries, pairs: Pairs, at_least
     return one[close], other[close]
 
 
-def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
+def _similarities(sets: _Sets, one: Numbers, other: Numbers) -> Floats:
     """The Jaccard similarity of each pair of sets, (P,)."""
     sizes = sets.sizes[one] + sets.sizes[other]
     shared = np.empty(len(one), dtype=np.int64)
@@ -609,7 +609,8 @@ def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
         packed.sort()
         twice = packed[1:][packed[1:] == packed[:-1]]
         shared[some] = np.bincount((twice >> np.uint64(32)).astype(np.int64), minlength=len(numbers) // 2)
-    return shared / np.maximum(sizes - shared, 1)
+    similarities: Floats = shared / np.maximum(sizes - shared, 1)
+    return similarities
 
 
 # --- searches ----------------------------------------------------------------------------------------
@@ -650,7 +651,8 @@ def _linked(chains: Ints, one: Ints, other: Ints) -> Ints:
     found = found[chains]
     by_size = np.empty(found.max() + 1, dtype=np.int64)
     by_size[np.argsort(-np.bincount(found))] = np.arange(len(by_size))
-    return by_size[found]
+    linked: Ints = by_size[found]
+    return linked
 
 
 def _all_entries(sets: _Sets, at_least: float) -> _Entries:
@@ -780,7 +782,8 @@ class _Index:
         made[order] = added[number][order][new][np.cumsum(new) - 1]
         start = np.zeros(len(added), dtype=np.int64)
         start[members] = offsets(counts)[:-1]
-        return made[start[entries.sets] + entries.firsts]
+        of_entries: Ints = made[start[entries.sets] + entries.firsts]
+        return of_entries
 
     def _first_hits(
         self,
