@@ -238,7 +238,10 @@ class _Stored:
 
     def write(self, piece: slice, words: Words) -> None:
         """Write the words of a piece again."""
-        os.pwrite(self._file, words.data, words.itemsize * self._starts[piece.start])
+        left, at = memoryview(words.tobytes()), words.itemsize * self._starts[piece.start]
+        while left:  # on a disk that is nearly full the first call writes less, and the next one raises
+            written = os.pwrite(self._file, left, at)
+            left, at = left[written:], at + written
 
     def read(self, piece: slice) -> Words:
         """The words of a piece."""
