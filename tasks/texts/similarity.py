@@ -238,7 +238,10 @@ class _Stored:
 
     def write(self, piece: slice, words: Words) -> None:
         """Write the words of a piece again."""
-        os.pwrite(self._file, words.data, words.itemsize * self._starts[piece.start])
+        left, at = memoryview(words.tobytes()), words.itemsize * self._starts[piece.start]
+        while left:  # on a disk that is nearly full the first call writes less, and the next one raises
+            written = os.pwrite(self._file, left, at)
+            left, at = left[written:], at + written
 
     def read(self, piece: slice) -> Words:
         """The words of a piece."""
@@ -249,7 +252,8 @@ class _Stored:
     @property
     def sizes(self) -> Sizes:
         """How many words each set has."""
-        return np.concatenate(self._sizes)
+        self._sizes = [np.concatenate(self._sizes)]
+        return self._sizes[0]
 
     def take(self, rows: Ints, heads: _Sets) -> _Sets:
         """These sets, ascending, whole; `heads` are of all sets."""
@@ -286,10 +290,10 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     width = int(np.clip(stored.words // max(1, len(keys)) // SIGNED_WORDS, 1, MAX_SIGNATURE))
 
     sizes = stored.sizes
-    kept = np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1)
+    starts = offsets(np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1))
     heads = _Sets(
-        words=np.empty(int(kept.sum()), dtype=np.uint32),
-        starts=offsets(kept),
+        words=np.empty(starts[-1], dtype=np.uint32),
+        starts=starts,
         sizes=sizes,
         signatures=np.empty((len(sizes), width), dtype=np.uint64),
     )
@@ -298,10 +302,9 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
         words = stored.read(piece)
         words = _sorted(sizes[piece], ranks[words]).astype(np.uint32)
         stored.write(piece, words)
-        starts = offsets(sizes[piece])
-        first, last = heads.starts[piece.start], heads.starts[piece.stop]
-        heads.words[first:last] = words[ranges(starts[:-1], kept[piece])]
-        heads.signatures[piece] = _signatures(words, starts, width)
+        whole, of_heads = offsets(sizes[piece]), starts[piece.start : piece.stop + 1]
+        heads.words[of_heads[0] : of_heads[-1]] = words[ranges(whole[:-1], np.diff(of_heads))]
+        heads.signatures[piece] = _signatures(words, whole, width)
 
     for _ in in_order(by_rarity, stored.pieces):
         pass
