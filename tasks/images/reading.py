@@ -451,7 +451,10 @@ def _decode(found: _Found, source: ImageSource) -> ImageTable:
         row=rows.groupby("split").cumcount(),
         key=keys,
         shown="the image",
-        unreadable=faults,
+        unreadable=[
+            fault.removeprefix(f"{place.rpartition('/')[2]}: ")  # a reader sees the place beside the fault
+            for fault, place in zip(faults, rows["place"], strict=True)
+        ],
         width=sizes[:, 0],
         height=sizes[:, 1],
     )
