@@ -159,7 +159,7 @@ def train(kind: str, folder: Path, steps: int) -> dict[str, float]:
     settings: dict[str, dict[str, Any]] = {
         "texts": {"encoder": str(folder / "model"), "max_length": 64},
         "conversations": {"model": str(folder / "model"), "target_modules": ["q_proj"]},
-        "images": {"blocks": 2, "filters": 8, "units": 16},
+        "images": {"filters": (8, 8), "units": 16},
     }
     kind_of = task_kind(names[kind])
     section_of = kind_of.manifest_class().model_fields["training"].annotation
