@@ -140,10 +140,11 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
         for other in held_out:
             distinct = _distinct(keys[left], count)
             equal = distinct[first[other][distinct] != NONE]
-            left = _take(found, left, keys, Doubles(equal, first[other][equal], np.ones(len(equal))))
+            double = Doubles(equal, first[other][equal].astype(np.int64), np.ones(len(equal)))
+            left = _take(found, left, keys, double)
         for other in held_out:
             distinct = _distinct(keys[left], count)
-            known = np.sort(first[other][first[other] != NONE])
+            known = np.sort(first[other][first[other] != NONE]).astype(np.int64)
             alike = likeness.doubles(distinct, keys[known], similarity)
             double = Doubles(distinct[alike.rows], known[alike.others], alike.similarities)
             left = _take(found, left, keys, double)
@@ -157,22 +158,22 @@ def _distinct(keys: Numbers, count: int) -> Ints:
     return np.flatnonzero(occurs)
 
 
-def _first_rows(splits: Numbers, keys: Numbers, split: SplitName, count: int) -> Ints:
+def _first_rows(splits: Numbers, keys: Numbers, split: SplitName, count: int) -> npt.NDArray[np.int32]:
     """The first row in the split that has each key, or `NONE`, (K,)."""
     rows = np.flatnonzero(splits == SPLITS.index(split))[::-1]
-    first = np.full(count, NONE)
+    first = np.full(count, NONE, dtype=np.int32)
     first[keys[rows]] = rows  # the last one stays, which is the first
     return first
 
 
 def _take(found: list[Doubles], left: Ints, keys: Numbers, doubles: Doubles) -> Ints:
     """Add the rows whose key is one of `doubles.rows`, which are keys, ascending; return the other rows."""
-    if not len(doubles.rows):
-        return left
-    at = np.searchsorted(doubles.rows, keys[left]).clip(max=len(doubles.rows) - 1)
-    taken = doubles.rows[at] == keys[left]
-    at = at[taken]
-    found.append(Doubles(left[taken], doubles.others[at], doubles.similarities[at]))
+    is_double = np.zeros(int(keys.max(initial=0)) + 1, dtype=np.bool_)
+    is_double[doubles.rows] = True
+    taken = is_double[keys[left]]
+    rows = left[taken]
+    at = np.searchsorted(doubles.rows, keys[rows])
+    found.append(Doubles(rows, doubles.others[at], doubles.similarities[at]))
     rest: Ints = left[~taken]
     return rest
 

@@ -41,6 +41,7 @@ TEXTS_AT_ONCE, BYTES_AT_ONCE = 50_000, 1 << 24
 ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 19, 1 << 18, 1 << 18
 CHILDREN_AT_ONCE, MOST_CHILDREN, BLOCK = 1 << 21, 1 << 24, 1 << 22
 
+MOST_PARTS = 48  # in which the words are gone through
 LEVELS = 4  # words by which a bucket is divided
 SMALL = 8  # texts of a bucket that is not divided
 MOST_DECIDED = 1 << 16  # pairs of which it is decided one after the other which text is kept
@@ -135,11 +136,10 @@ class TextLikeness:
 
     def _connected(self, keys: Numbers) -> tuple[Ints, Ints]:
         """The positions of the keys that have a similar key, and their numbers in `_sets`."""
-        if not len(self._members):
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        at = np.searchsorted(self._members, keys).clip(max=len(self._members) - 1)
-        rows = np.flatnonzero(self._members[at] == keys)
-        return rows, at[rows]
+        connected = np.zeros(self._keys, dtype=np.bool_)
+        connected[self._members] = True
+        rows = np.flatnonzero(connected[keys])
+        return rows, np.searchsorted(self._members, keys[rows])
 
 
 # --- sets of words -----------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class _Stored:
 
     def write(self, piece: slice, words: Words) -> None:
         """Write the words of a piece again."""
-        os.pwrite(self._file, words, words.itemsize * self._starts[piece.start])
+        os.pwrite(self._file, words.data, words.itemsize * self._starts[piece.start])
 
     def read(self, piece: slice) -> Words:
         """The words of a piece."""
@@ -275,8 +275,8 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     category = pl.Categorical(pl.Categories.random())
     held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
     frequencies = np.zeros(1, dtype=np.int64)
-    for sizes, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
-        stored.add(sizes, words)
+    for counts, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
+        stored.add(counts, words)
         found = np.bincount(words, minlength=len(frequencies))
         found[: len(frequencies)] += frequencies
         frequencies = found
@@ -431,22 +431,13 @@ class _Entries:
 
 def _buckets(sets: _Sets, at_least: float) -> Iterator[_Entries]:
     """The buckets of more than one set, some at once; `sets` may be heads."""
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(sets.words), BLOCK)]
     frequencies = np.zeros(int(sets.words.max(initial=0)) + 1, dtype=np.int64)
-    for block in blocks:
-        frequencies += np.bincount(sets.words[block], minlength=len(frequencies))
-    parts = 1 + len(sets.words) // ENTRIES_AT_ONCE
+    for start in range(0, len(sets.words), BLOCK):
+        frequencies += np.bincount(sets.words[start : start + BLOCK], minlength=len(frequencies))
+    parts = min(1 + len(sets.words) // ENTRIES_AT_ONCE, MOST_PARTS)
     ends = np.searchsorted(np.cumsum(frequencies), np.arange(1, parts) * (len(sets.words) / parts)) + 1
     for low, high in pairwise([0, *sorted({*ends.tolist(), len(frequencies)})]):
-        found = [np.empty(0, dtype=np.int64)]
-        for block in blocks:
-            of_block = sets.words[block]
-            found.append(block.start + np.flatnonzero((of_block >= low) & (of_block < high)))
-        at = np.concatenate(found)
-        numbers = np.searchsorted(sets.starts, at, side="right") - 1
-        places = at - sets.starts[numbers]
-        rare = places < prefixes(sets.sizes[numbers], at_least)
-        waiting = [_Parents.alone(numbers[rare], places[rare])]
+        waiting = [_undivided(sets, at_least, low, high)]
         while waiting:
             entries, parents = _divided(sets, at_least, waiting.pop())
             yield entries
@@ -473,12 +464,21 @@ class _Parents:
     children: Sizes
     hashes: Hashes
 
-    @classmethod
-    def alone(cls, sets: Ints, places: Ints) -> _Parents:
-        """Sets that share nothing yet, each with the place of the word that divides them."""
-        firsts = places.astype(np.int32)
-        ones, zeros = np.ones(len(sets), dtype=np.int32), np.zeros(len(sets), dtype=np.uint64)
-        return cls(0, sets.astype(np.int32), firsts, firsts - 1, ones, zeros)
+
+def _undivided(sets: _Sets, at_least: float, low: int, high: int) -> _Parents:
+    """The sets with a word from `low` to `high` among their rarest, all in one bucket, once for each word."""
+    numbers, places = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int32)]
+    for start in range(0, len(sets.words), BLOCK):
+        words = sets.words[start : start + BLOCK]
+        at = start + np.flatnonzero((words >= low) & (words < high))
+        number = np.searchsorted(sets.starts, at, side="right") - 1
+        place = at - sets.starts[number]
+        rare = place < prefixes(sets.sizes[number], at_least)
+        numbers.append(number[rare].astype(np.int32))
+        places.append(place[rare].astype(np.int32))
+    firsts = np.concatenate(places)
+    ones, zeros = np.ones(len(firsts), dtype=np.int32), np.zeros(len(firsts), dtype=np.uint64)
+    return _Parents(0, np.concatenate(numbers), firsts, firsts - np.int32(1), ones, zeros)
 
 
 def _mixed(words: Hashes) -> Hashes:
@@ -521,7 +521,7 @@ def _divided(sets: _Sets, at_least: float, parents: _Parents) -> tuple[_Entries,
     left = np.flatnonzero(large[buckets])
     parts = ((np.cumsum(of_bucket[large]) - of_bucket[large]) // CHILDREN_AT_ONCE).repeat(members[large])
     divided = [
-        _Parents(level, *(column[some] for column in (numbers, firsts, lasts, children, hashes)))
+        _Parents(level, numbers[some], firsts[some], lasts[some], children[some], hashes[some])
         for some in np.split(left, np.flatnonzero(np.diff(parts)) + 1)
     ]
     return settled, divided
@@ -597,7 +597,7 @@ def _close(sets: _Sets, ours: _Entries, theirs: _Entries, pairs: Pairs, at_least
     return one[close], other[close]
 
 
-def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
+def _similarities(sets: _Sets, one: Numbers, other: Numbers) -> Floats:
     """The Jaccard similarity of each pair of sets, (P,)."""
     sizes = sets.sizes[one] + sets.sizes[other]
     shared = np.empty(len(one), dtype=np.int64)
@@ -609,7 +609,8 @@ def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
         packed.sort()
         twice = packed[1:][packed[1:] == packed[:-1]]
         shared[some] = np.bincount((twice >> np.uint64(32)).astype(np.int64), minlength=len(numbers) // 2)
-    return shared / np.maximum(sizes - shared, 1)
+    similarities: Floats = shared / np.maximum(sizes - shared, 1)
+    return similarities
 
 
 # --- searches ----------------------------------------------------------------------------------------
@@ -650,7 +651,8 @@ def _linked(chains: Ints, one: Ints, other: Ints) -> Ints:
     found = found[chains]
     by_size = np.empty(found.max() + 1, dtype=np.int64)
     by_size[np.argsort(-np.bincount(found))] = np.arange(len(by_size))
-    return by_size[found]
+    linked: Ints = by_size[found]
+    return linked
 
 
 def _all_entries(sets: _Sets, at_least: float) -> _Entries:
@@ -780,7 +782,8 @@ class _Index:
         made[order] = added[number][order][new][np.cumsum(new) - 1]
         start = np.zeros(len(added), dtype=np.int64)
         start[members] = offsets(counts)[:-1]
-        return made[start[entries.sets] + entries.firsts]
+        of_entries: Ints = made[start[entries.sets] + entries.firsts]
+        return of_entries
 
     def _first_hits(
         self,
