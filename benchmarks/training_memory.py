@@ -69,7 +69,7 @@ def write(kind: str, folder: Path, rows: int) -> None:
     if kind == "images":
         statistics = write_images(folder, rows)
     else:
-        statistics = write_texts(folder, rows)
+        statistics = write_texts(folder, rows, ["text"] if kind == "texts" else ["prompt", "target"])
         write_model(folder / "model", kind)
     content = {
         "name": "memory",
@@ -87,12 +87,12 @@ def write(kind: str, folder: Path, rows: int) -> None:
     (folder / "statistics.json").write_text(json.dumps(content))
 
 
-def write_texts(folder: Path, rows: int) -> dict[str, Any]:
+def write_texts(folder: Path, rows: int, names: list[str]) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     generator, words = np.random.default_rng(0), np.array(WORDS)
-    schema = pa.schema([(name, pa.string()) for name in ("text", "prompt", "target")])
+    schema = pa.schema([(name, pa.string()) for name in names])
     schema = schema.append(pa.field("label", pa.int64())).append(pa.field("row", pa.int64()))
     for split, count in (("train", rows), ("validation", VALIDATION_ROWS)):
         with pq.ParquetWriter(folder / f"{split}.parquet", schema) as writer:
@@ -100,7 +100,11 @@ def write_texts(folder: Path, rows: int) -> dict[str, Any]:
                 size = min(WRITTEN_AT_ONCE, count - start)
                 drawn = words[generator.integers(0, len(words), (size, WORDS_PER_TEXT))]
                 texts = [" ".join(row) for row in drawn.tolist()]
-                columns = [*[texts] * 3, generator.integers(0, 2, size), np.arange(start, start + size)]
+                columns = [
+                    *[texts] * len(names),
+                    generator.integers(0, 2, size),
+                    np.arange(start, start + size),
+                ]
                 writer.write_table(pa.table(columns, schema=schema))
     return {}
 
@@ -155,7 +159,7 @@ def train(kind: str, folder: Path, steps: int) -> dict[str, float]:
     settings: dict[str, dict[str, Any]] = {
         "texts": {"encoder": str(folder / "model"), "max_length": 64},
         "conversations": {"model": str(folder / "model"), "target_modules": ["q_proj"]},
-        "images": {"blocks": 2, "filters": 8, "units": 16},
+        "images": {"filters": (8, 8), "units": 16},
     }
     kind_of = task_kind(names[kind])
     section_of = kind_of.manifest_class().model_fields["training"].annotation

@@ -445,8 +445,9 @@ def _decode(found: _Found, source: ImageSource) -> ImageTable:
     for done in decoder.in_order(_files(rows), len(rows)):
         place = slice(len(keys), len(keys) + len(done.keys))
         pixels[place], hashes[place], sizes[place] = done.pixels, done.hashes, done.sizes
+        names = (path.rpartition("/")[2] for path in rows["place"].iloc[place])  # shown beside the fault
         keys += done.keys
-        faults += done.faults
+        faults += [fault.removeprefix(f"{name}: ") for name, fault in zip(names, done.faults, strict=True)]
     described = rows.drop(columns="image").assign(
         row=rows.groupby("split").cumcount(),
         key=keys,
