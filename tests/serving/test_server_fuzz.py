@@ -14,13 +14,15 @@ from tests.image_bundles import picture, write_shapes
 from tests.serving.running import SECONDS, Running, running
 from tests.text_bundles import certified
 
-BODIES = 400
+BODIES = 500
 ROUTES = (
     "/predict",
     "/v1/models/moods:predict",
     "/v1/models/shapes:predict",
     "/v2/models/moods/infer",
     "/v2/models/shapes/infer",
+    "/v1/chat/completions",
+    "/v1/completions",
 )
 TYPES = (
     "application/json",
@@ -32,6 +34,8 @@ TYPES = (
     "\xe9",
 )
 SEEDS: tuple[Any, ...] = (
+    {"model": "moods", "messages": [{"role": "user", "content": "good"}], "stream": True, "n": 1},
+    {"model": "moods", "prompt": "good", "max_tokens": 3, "stream_options": {"include_usage": True}},
     {"instances": ["good", {"text": "bad"}], "parameters": {"top_k": 1}},
     {"instances": [{"b64": "aGVsbG8="}, {"image": {"b64": "iVBORw0KGgo="}}]},
     {"id": "1", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["good"]}]},
