@@ -63,7 +63,7 @@ class HashedGroups:
     """
 
     hashes: npt.NDArray[np.uint64]
-    names: npt.NDArray[np.int64]
+    names: npt.NDArray[np.integer[Any]]
 
 
 def write_fingerprints(

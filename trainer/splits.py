@@ -61,7 +61,8 @@ def read_rows(
         within = wanted[(wanted >= start) & (wanted < start + len(piece))]
         found.append(piece.take(pa.array(within - start)))
         start += len(piece)
-    return pa.Table.from_batches(found).to_pandas().set_axis(wanted)
+    frame: pd.DataFrame = pa.Table.from_batches(found).to_pandas()
+    return frame.set_axis(wanted)
 
 
 def read_targets(
@@ -96,6 +97,8 @@ def map_array(path: Path, name: str) -> npt.NDArray[Any]:
     """
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
+    if member.compress_type != zipfile.ZIP_STORED:  # not by `savez`
+        return np.asarray(np.load(path)[name])
     with path.open("rb") as file:
         file.seek(member.header_offset + NAME_LENGTH_AT)
         lengths = struct.unpack("<HH", file.read(4))  # of the name and of the extra field, which follow
@@ -105,7 +108,7 @@ def map_array(path: Path, name: str) -> npt.NDArray[Any]:
             version, np.lib.format.read_array_header_2_0
         )
         shape, is_fortran, dtype = read_header(file)
-        if member.compress_type != zipfile.ZIP_STORED or not math.prod(shape):  # nothing can be mapped
+        if not math.prod(shape):  # nothing can be mapped
             return np.asarray(np.load(path)[name])
         order: Literal["F", "C"] = "F" if is_fortran else "C"
         # Copied on write, since torch takes no arrays that cannot be written.

@@ -36,7 +36,7 @@ TIB = 2**40
 SECONDS_OF_A_REQUEST = 30.0
 SECONDS_OF_A_QUERY = 6 * 3600.0
 TIME_TRAVEL = timedelta(days=6)
-"""BigQuery keeps what a table was for seven days, or fewer if the dataset says so."""
+"""How far back a snapshot is asked for. BigQuery keeps seven days, or fewer if the dataset says so."""
 
 STORED, OF_QUERY = ("TABLE", "SNAPSHOT"), "VIEW"
 NESTED = ("RECORD", "STRUCT")
@@ -111,10 +111,11 @@ class Rows:
 
 
 def open_table(uri: str, snapshot: datetime | None = None) -> Rows:
-    """A table as it was at `snapshot`; None, or a time before BigQuery's time travel: as it is now.
+    """A table as it was at `snapshot`; None: as it is now.
 
     Raises:
-        UsageError: It does not exist, is not stored in BigQuery, or the account may not read it.
+        UsageError: It does not exist, is not stored in BigQuery, the account may not read it, or it changed
+            after a `snapshot` that is too long ago for BigQuery.
         GauntletError: BigQuery cannot be reached, or refuses.
     """
     with _client(uri) as client:
@@ -125,6 +126,8 @@ def open_table(uri: str, snapshot: datetime | None = None) -> Rows:
                 f"{uri}: found a {kind}, expected a table that BigQuery stores. Set dataset.uri to "
                 f"{SCHEME}{client.project} and dataset.query to SELECT … FROM `{uri.removeprefix(SCHEME)}`"
             )
+        if snapshot is not None and _travelled(snapshot) is None and table.modified > snapshot:
+            raise UsageError(_too_long_ago(uri, table.modified, snapshot))
         columns = {field.name: field.field_type for field in table.schema}
         path = f"projects/{table.project}/datasets/{table.dataset_id}/tables/{table.table_id}"
         return Rows(uri, columns, path, _travelled(snapshot), client.project)
@@ -222,6 +225,13 @@ def _uri(reference: Any) -> str:
     return f"{SCHEME}{reference.project}.{reference.dataset_id}.{reference.table_id}"
 
 
+def _too_long_ago(uri: str, changed: datetime, snapshot: datetime) -> str:
+    return (
+        f"{uri}: changed at {changed.isoformat()}, after {snapshot.isoformat()}, and a snapshot can be "
+        f"{TIME_TRAVEL.days} days old. Set a later dataset.snapshot, or none"
+    )
+
+
 def _travelled(snapshot: datetime | None) -> datetime | None:
     return None if snapshot is None or snapshot < datetime.now(UTC) - TIME_TRAVEL else snapshot
 
@@ -263,10 +273,13 @@ def _require_affordable(what: str, price: Price, most: float | None) -> None:
 
 
 def _require_unchanged(client: Any, uri: str, query: str, tried: Any, snapshot: datetime | None) -> None:
-    if snapshot is None or f"@{SNAPSHOT_PARAMETER}" in query:
+    named = f"@{SNAPSHOT_PARAMETER}" in query
+    if snapshot is None or (named and _travelled(snapshot) is not None):
         return
     for table in map(_uri, tried.referenced_tables):
         if (changed := _table(client, table).modified) > snapshot:
+            if named:
+                raise UsageError(_too_long_ago(table, changed, snapshot))
             raise UsageError(
                 f"{uri}: dataset.query: {table} changed at {changed.isoformat()}, after the data were "
                 f"fingerprinted ({snapshot.isoformat()}). Run again, or read the table as it was then: "
@@ -318,4 +331,6 @@ def _explained(uri: str, project: str) -> Iterator[None]:
                 f"roles/bigquery.jobUser in the project {project}"
             ) from error
         except BadRequest as error:
-            raise UsageError(f"{uri}: {first_line(error)}. Correct dataset.query") from error
+            raise UsageError(
+                f"{uri}: {first_line(error)}. Correct dataset.query or dataset.snapshot"
+            ) from error

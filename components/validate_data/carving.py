@@ -54,10 +54,11 @@ def named_by(groups: Numbers, hashes: Hashes) -> Ints:
 
     `groups` are as `Likeness.groups` returns them, (K,).
     """
-    order = np.lexsort((hashes[:, 1], hashes[:, 0], groups))
+    names = np.arange(len(groups))
+    several = np.flatnonzero(np.bincount(groups)[groups] > 1)
+    order = several[np.lexsort((hashes[several, 1], hashes[several, 0], groups[several]))]
     is_first = np.ones(len(order), dtype=np.bool_)
     is_first[1:] = groups[order[1:]] != groups[order[:-1]]
-    names = np.empty(len(order), dtype=np.int64)
     names[order] = order[is_first][np.cumsum(is_first) - 1]
     return names
 
@@ -144,16 +145,16 @@ def carve_rows(
     wanted = [split for split in HELD_OUT if split in missing]
     provided = np.zeros(len(hashes), dtype=np.bool_)
     provided[groups[splits != TRAIN]] = True
-    rows = np.flatnonzero(~provided[groups])
+    rows = np.flatnonzero(~provided[groups]).astype(np.int32)
     if not wanted or not len(rows):
         return codes
     total = fractions["train"] + sum(fractions[split] for split in wanted)
     shares = {split: fractions[split] / total for split in wanted}
-    first = np.full(len(hashes), len(codes))
+    first = np.full(len(hashes), len(codes), dtype=np.int32)
     first[groups[rows[::-1]]] = rows[::-1]
     free = np.flatnonzero(first < len(codes))
     free = free[np.argsort(first[free])]  # groups, in the order of their first rows
-    number_of = np.empty(len(hashes), dtype=np.int64)
+    number_of = np.empty(len(hashes), dtype=np.int32)
     number_of[free] = np.arange(len(free))
     number = number_of[groups[rows]]
     if times is not None:
@@ -194,14 +195,19 @@ def _by_hash(
 
 def _classes(drawn: Floats, labels: Numbers, groups: Numbers) -> list[tuple[Ints, Ints]]:
     """For each label the groups that have it, in the order of their numbers, and its rows in each."""
-    order = np.lexsort((groups, drawn[groups], labels))
-    labels, groups = labels[order], groups[order]
-    is_first = np.ones(len(order), dtype=np.bool_)
-    is_first[1:] = (labels[1:] != labels[:-1]) | (groups[1:] != groups[:-1])
-    starts = np.flatnonzero(is_first)
-    sizes = np.diff(starts, append=len(order))
-    ends = np.flatnonzero(np.diff(labels[starts])) + 1
-    return list(zip(np.split(groups[starts], ends), np.split(sizes, ends), strict=True)) if len(order) else []
+    if not len(labels):
+        return []
+    by_number = np.lexsort((np.arange(len(drawn)), drawn))
+    place = np.empty(len(drawn), dtype=np.int64)
+    place[by_number] = np.arange(len(drawn))
+    pairs = place[groups]
+    pairs += labels.astype(np.int64) * len(drawn)
+    pairs.sort()
+    starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+    sizes = np.diff(starts, append=len(pairs))
+    of_label, places = np.divmod(pairs[starts], len(drawn))
+    ends = np.flatnonzero(np.diff(of_label)) + 1
+    return list(zip(np.split(by_number[places], ends), np.split(sizes, ends), strict=True))
 
 
 def _top_up(chosen: Flags, groups: Ints, sizes: Ints, enough: int, later: int) -> None:

@@ -140,10 +140,11 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
         for other in held_out:
             distinct = _distinct(keys[left], count)
             equal = distinct[first[other][distinct] != NONE]
-            left = _take(found, left, keys, Doubles(equal, first[other][equal], np.ones(len(equal))))
+            double = Doubles(equal, first[other][equal].astype(np.int64), np.ones(len(equal)))
+            left = _take(found, left, keys, double)
         for other in held_out:
             distinct = _distinct(keys[left], count)
-            known = np.sort(first[other][first[other] != NONE])
+            known = np.sort(first[other][first[other] != NONE]).astype(np.int64)
             alike = likeness.doubles(distinct, keys[known], similarity)
             double = Doubles(distinct[alike.rows], known[alike.others], alike.similarities)
             left = _take(found, left, keys, double)
@@ -157,22 +158,22 @@ def _distinct(keys: Numbers, count: int) -> Ints:
     return np.flatnonzero(occurs)
 
 
-def _first_rows(splits: Numbers, keys: Numbers, split: SplitName, count: int) -> Ints:
+def _first_rows(splits: Numbers, keys: Numbers, split: SplitName, count: int) -> npt.NDArray[np.int32]:
     """The first row in the split that has each key, or `NONE`, (K,)."""
     rows = np.flatnonzero(splits == SPLITS.index(split))[::-1]
-    first = np.full(count, NONE)
+    first = np.full(count, NONE, dtype=np.int32)
     first[keys[rows]] = rows  # the last one stays, which is the first
     return first
 
 
 def _take(found: list[Doubles], left: Ints, keys: Numbers, doubles: Doubles) -> Ints:
     """Add the rows whose key is one of `doubles.rows`, which are keys, ascending; return the other rows."""
-    if not len(doubles.rows):
-        return left
-    at = np.searchsorted(doubles.rows, keys[left]).clip(max=len(doubles.rows) - 1)
-    taken = doubles.rows[at] == keys[left]
-    at = at[taken]
-    found.append(Doubles(left[taken], doubles.others[at], doubles.similarities[at]))
+    is_double = np.zeros(int(keys.max(initial=0)) + 1, dtype=np.bool_)
+    is_double[doubles.rows] = True
+    taken = is_double[keys[left]]
+    rows = left[taken]
+    at = np.searchsorted(doubles.rows, keys[rows])
+    found.append(Doubles(rows, doubles.others[at], doubles.similarities[at]))
     rest: Ints = left[~taken]
     return rest
 
@@ -182,25 +183,25 @@ def equal_rows(splits: Numbers, keys: Numbers, labels: Numbers) -> Doubles:
 
     `labels` are codes, (N,); other arguments as in `near_rows`.
     """
-    order = np.lexsort((labels, keys, splits))  # stable, so the first row of a content comes first
+    again = np.flatnonzero(np.bincount(keys)[keys] > 1)
+    columns = [column[again] for column in (labels, keys, splits)]
+    order = np.lexsort(columns)  # stable, so the first row of a content comes first
     same = np.zeros(len(order), dtype=np.bool_)
-    same[1:] = np.logical_and.reduce(
-        [column[order[1:]] == column[order[:-1]] for column in (splits, keys, labels)]
-    )
+    same[1:] = np.logical_and.reduce([column[order[1:]] == column[order[:-1]] for column in columns])
     first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
-    rows, others = order[same], first[same]
+    rows, others = again[order[same]], again[first[same]]
     by_row = np.argsort(rows)
     return Doubles(rows[by_row], others[by_row], np.ones(len(rows)))
 
 
 def conflicting_rows(keys: Numbers, labels: Numbers) -> Flags:
     """Which rows (N,) have a key that also has another label, in any split; `labels` are codes, (N,)."""
-    if not len(keys):
-        return np.zeros(0, dtype=np.bool_)
-    order = np.lexsort((labels, keys))
-    ordered_keys, ordered_labels = keys[order], labels[order]
-    differs = (ordered_keys[1:] == ordered_keys[:-1]) & (ordered_labels[1:] != ordered_labels[:-1])
-    return np.isin(keys, np.unique(ordered_keys[1:][differs]))
+    count = int(keys.max(initial=0)) + 1
+    one = np.zeros(count, dtype=labels.dtype)
+    one[keys] = labels  # of each key the label of one row
+    conflicts = np.zeros(count, dtype=np.bool_)
+    conflicts[keys[labels != one[keys]]] = True
+    return conflicts[keys]
 
 
 def _together(found: Sequence[Doubles]) -> Doubles:

@@ -100,7 +100,7 @@ def excerpt(text: str, around: int = 0) -> str:
     """At most about 120 printable characters, in quotes; control characters are shown as escapes."""
     start = max(0, around - EXCERPT_LEAD)
     piece = _LINE_SPACE.sub(" ", text[start : start + EXCERPT_CHARS])
-    shown = "".join(c if c.isprintable() else _escape(c) for c in piece)
+    shown = piece if piece.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in piece)
     return f"“{'…' if start else ''}{shown}{'…' if start + EXCERPT_CHARS < len(text) else ''}”"
 
 

@@ -151,7 +151,7 @@ def freshness(record: CollectedRun) -> str:
     if validated.state != "succeeded" or record.statistics is None:
         return ""
     rows = f"{count(sum(record.statistics.rows.values()))} rows"
-    others = f"the files or their settings have changed, but none of the {rows}"
+    others = f"files, settings or code have changed, but none of the {rows}"
     if trained.state == "reused":
         return f"{others}: the steps after validate-data were reused."
     if record.before is None:

@@ -447,10 +447,9 @@ def find_empty(rows: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> Finding:
     flat = (images.reshape(len(images), -1) for images in pieces)
     equal = [images.min(axis=1) == images.max(axis=1) for images in flat]
     empty = rows.index[np.concatenate([np.empty(0, dtype=np.bool_), *equal])]
-    examples = [
-        f"{row.place}: every pixel is {pixels[row.Index].min()}"
-        for row in rows.loc[empty[:SHOWN_EXAMPLES]].itertuples()
-    ]
+    shown: list[int] = empty[:SHOWN_EXAMPLES].tolist()
+    places = zip(shown, rows.loc[shown, "place"], strict=True)
+    examples = [f"{place}: every pixel is {pixels[at].min()}" for at, place in places]
     return Finding(
         empty,
         outside_test(rows, empty),

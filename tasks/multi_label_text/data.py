@@ -164,12 +164,15 @@ def _called(names: Sequence[str]) -> str:
 
 def describe(checked: texts.CheckedTexts, dataset: MultiLabelDataset) -> Statistics:
     """The statistics of the rows that the checks left."""
-    rows = checked.rows
-    counts = {split: rows.loc[rows["split"] == split, "labels"].value_counts() for split in SPLITS}
+    rows, labelled = checked.rows, checked.rows["labels"]
+    counts = {
+        split: labelled[rows["split"] == split].cat.remove_unused_categories().value_counts()
+        for split in SPLITS
+    }
     sizes = {split: Counter[int]() for split in SPLITS}
     pairs = Counter[tuple[str, str]]()
     for split, of_split in counts.items():
-        for labels, number in of_split[of_split > 0].items():
+        for labels, number in zip(of_split.index.tolist(), of_split.tolist(), strict=True):
             sizes[split][len(labels)] += number
             if split == "train":
                 pairs.update(dict.fromkeys(combinations(labels, 2), number))

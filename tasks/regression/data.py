@@ -219,7 +219,7 @@ def with_strata(table: pd.DataFrame) -> pd.DataFrame:
     names = pd.Index([range_name(low, high) for low, high in pairwise([None, *inner.tolist(), None])])
     others = pd.Categorical(table["label"].where(~known)).remove_unused_categories()
     categories = names.append(others.categories).unique()
-    codes = categories.get_indexer(others)
+    codes = categories.get_indexer(pd.Index(others))
     codes[known] = categories.get_indexer(names)[np.searchsorted(inner, targets, side="right")]
     return table.assign(label=pd.Categorical.from_codes(codes, categories))
 

@@ -87,7 +87,10 @@ def used_ids(inputs: TextInputs, texts: Texts) -> frozenset[int]:
         ids = inputs.batch(texts[start : start + ROWS_AT_ONCE])["input_ids"]
         found.update(np.unique(ids).tolist())
         widths.add(ids.shape[1])
-    return frozenset(found | ({inputs.tokenizer.padding["pad_id"]} if len(widths) > 1 else set()))
+    padding = inputs.tokenizer.padding
+    if padding and len(widths) > 1:
+        found.add(padding["pad_id"])
+    return frozenset(found)
 
 
 class TextSplit(SplitRows, Protocol):

@@ -66,7 +66,7 @@ from gauntlet.tasks.texts.files import (
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.pieces import Ints, readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
-from gauntlet.tasks.texts.rows import Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
+from gauntlet.tasks.texts.rows import SPLIT, Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
 from gauntlet.tasks.texts.similarity import TextLikeness, all_words, in_order
 from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
@@ -237,12 +237,15 @@ def _carved(
     rows: pd.DataFrame, hashes: Hashes, missing: Sequence[SplitName], dataset: TextTable, least: int
 ) -> pd.DataFrame:
     """The rows with the splits that no file provides."""
+    labels: Numbers
+    positions: Numbers
     if "labels" in rows:
         labelled = each_label(rows[["label", "labels"]].reset_index(drop=True))
         labels, positions = pd.factorize(labelled["label"], sort=True)[0], labelled.index.to_numpy()
     else:
         found = rows["label"].cat
-        labels, positions = found.categories.argsort().argsort()[found.codes], np.arange(len(rows))
+        ranks = found.categories.argsort().argsort().astype(np.int32)
+        labels, positions = ranks[found.codes], np.arange(len(rows), dtype=np.int32)
     codes = carve_rows(
         split_codes(rows),
         rows["group"].to_numpy(),
@@ -256,7 +259,7 @@ def _carved(
         rarest_first="labels" in rows,
         times=rows["time"].to_numpy(np.float64) if "time" in rows and missing else None,
     )
-    return rows.assign(split=pd.Categorical.from_codes(codes, SPLITS))
+    return rows.assign(split=pd.Categorical.from_codes(codes, dtype=SPLIT))
 
 
 def _what_is_missing(keys: Mapping[str, str], row: Any) -> str:
@@ -440,7 +443,7 @@ class TokenCounter:
             encodings = self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
             for at, encoding in enumerate(encodings, start):
                 ids = encoding.ids
-                counts[:, at] = len(ids), ids.count(self._unknown)
+                counts[:, at] = len(ids), 0 if self._unknown is None else ids.count(self._unknown)
         return counts
 
 
@@ -664,7 +667,7 @@ def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
 
     def counted(piece: tuple[slice, pl.DataFrame]) -> npt.NDArray[np.float64]:
         sizes, words = numbered.of(piece[1]["key"])
-        return np.bincount(words, np.repeat(weights[used[piece[0]]], sizes))
+        return np.bincount(words, np.repeat(weights[used[piece[0]]], sizes)).astype(np.float64)
 
     used = np.flatnonzero(weights)
     for of_piece in in_order(counted, keys.pieces_of(used)):

@@ -372,7 +372,7 @@ def _named_of_plain(dataset: TextTable, names: Sequence[str], file: SourceFile) 
 
 def _read_parquet(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
     def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
-        return parquet.iter_batches(batch_size=ROWS, columns=columns)
+        yield from parquet.iter_batches(batch_size=ROWS, columns=columns)
 
     with _opened(file, dataset) as stream, _plain_arrow(dataset):
         parquet = pq.ParquetFile(stream, pre_buffer=False)  # which would hold all that was read

@@ -27,12 +27,15 @@ from gauntlet.components.validate_data.text import find_fault, repair
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError, GauntletError
 from gauntlet.tasks.texts.files import SourceFile
-from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece, is_missing
+from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece, distinct, is_missing
 from gauntlet.tasks.texts.similarity import in_order
 
 Targets = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
 """The columns that a kind makes of some values of the label column. One of them is `label`: in words, what a
 row is to be answered with, or None if that is missing."""
+
+SPLIT = pd.CategoricalDtype(list(SPLITS))
+"""The type of the column `split`."""
 
 NO_CODE = -1
 PART_SHIFT = np.uint64(60)  # sixteen parts
@@ -207,8 +210,8 @@ class _Located:
     def __getitem__(self, wanted: Any) -> Any:
         if isinstance(wanted, tuple):
             numbers, columns = wanted
-            return self.rows.read(pd.Index(numbers))[columns]
-        return self.rows.read(pd.Index(wanted))
+            return self.rows.read(pd.Index(numbers, dtype="int64"))[columns]
+        return self.rows.read(pd.Index(wanted, dtype="int64"))
 
 
 def _kind(value: Any) -> str:
@@ -278,7 +281,8 @@ class RowsCollector:
             "line": piece.lines.astype(np.uint32),
         }
         if piece.times is not None:
-            columns["time"] = np.array([*piece.times, None], dtype=object)[:-1]
+            times, codes = distinct(piece.times)  # so that equal times are one object
+            columns["time"] = np.array([*times, None], dtype=object)[codes]
         for name, values in columns.items():
             self._parts.setdefault(name, []).append(values)
         self._shelf.add(piece.texts, piece.faults)
@@ -312,14 +316,14 @@ class RowsCollector:
         small = {
             name: _coded(values, codes[name]) if name in codes else values for name, values in parts.items()
         }
-        small["split"] = pd.Categorical.from_codes(splits, SPLITS)
+        small["split"] = pd.Categorical.from_codes(splits, dtype=SPLIT)
         return TextRows(pd.DataFrame(small), self._shelf, lines, self._files)
 
 
-def _coded(codes: npt.NDArray[Any], values: Sequence[Any]) -> pd.Categorical:
-    if all(isinstance(value, str) for value in values):
-        return pd.Categorical.from_codes(codes, pd.Index(values, dtype="str"))
-    return pd.Categorical.from_codes(codes, pd.Index(values, dtype="object", tupleize_cols=False))
+def _coded(codes: npt.NDArray[Any], values: Sequence[Any]) -> pd.Categorical[Any]:
+    form = "str" if all(isinstance(value, str) for value in values) else "object"
+    categories = pd.Index(pd.Series(list(values), dtype=form))  # a list of tuples would be a MultiIndex
+    return pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(categories))
 
 
 @dataclass(frozen=True)

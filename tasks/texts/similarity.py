@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -42,6 +41,7 @@ TEXTS_AT_ONCE, BYTES_AT_ONCE = 50_000, 1 << 24
 ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 19, 1 << 18, 1 << 18
 CHILDREN_AT_ONCE, MOST_CHILDREN, BLOCK = 1 << 21, 1 << 24, 1 << 22
 
+MOST_PARTS = 48  # in which the words are gone through
 LEVELS = 4  # words by which a bucket is divided
 SMALL = 8  # texts of a bucket that is not divided
 MOST_DECIDED = 1 << 16  # pairs of which it is decided one after the other which text is kept
@@ -89,15 +89,15 @@ class TextLikeness:
     Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
-    def __init__(self, keys: Chunked | Sequence[str], at_least: float, scratch: Path | None = None) -> None:
+    def __init__(self, keys: Chunked | Sequence[str], at_least: float) -> None:
         """Compare distinct keys (K,). Later similarities are `at_least` or more, over 0 and at most 1.
 
-        The words of all texts are in a temporary file in the folder `scratch` until it is known which texts
-        have no similar text; the words of the others stay in memory.
+        The words of all texts are in a temporary file until it is known which texts have no similar text; the
+        words of the others stay in memory.
         """
         texts = pa.chunked_array([keys], type=pa.large_string()) if isinstance(keys, Sequence) else keys
         self._keys = len(texts)
-        with TemporaryFile(dir=scratch) as file:
+        with TemporaryFile() as file:
             stored = _Stored(file.fileno())
             heads = _read(texts, at_least, stored)
             members = np.flatnonzero(_with_candidates(heads, at_least))
@@ -132,15 +132,14 @@ class TextLikeness:
         places, known = self._connected(others)
         index = _Index(self._sets.take(np.concatenate([known, members])), at_least)
         added = np.concatenate([places, np.full(len(members), NONE)])
-        return index.first(len(known) + np.arange(len(members)), rows, added, in_order=False)
+        return index.first(len(known) + np.arange(len(members)), rows, added, only_earlier=False)
 
     def _connected(self, keys: Numbers) -> tuple[Ints, Ints]:
         """The positions of the keys that have a similar key, and their numbers in `_sets`."""
-        if not len(self._members):
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        at = np.searchsorted(self._members, keys).clip(max=len(self._members) - 1)
-        rows = np.flatnonzero(self._members[at] == keys)
-        return rows, at[rows]
+        connected = np.zeros(self._keys, dtype=np.bool_)
+        connected[self._members] = True
+        rows = np.flatnonzero(connected[keys])
+        return rows, np.searchsorted(self._members, keys[rows])
 
 
 # --- sets of words -----------------------------------------------------------------------------------
@@ -205,7 +204,7 @@ def ranges(starts: Numbers, counts: Numbers) -> Ints:
 
 
 def _signatures(words: Words, starts: Ints, width: int) -> Hashes:
-    """(M, width)"""
+    """Bits of each set, (M, width): a word changes one of them, so its hash says which."""
     mixed = words * np.uint32(0x9E3779B1)
     bits = np.uint64(1) << (mixed >> np.uint32(26)).astype(np.uint64)
     signatures = np.zeros((len(starts) - 1, width), dtype=np.uint64)
@@ -239,7 +238,7 @@ class _Stored:
 
     def write(self, piece: slice, words: Words) -> None:
         """Write the words of a piece again."""
-        os.pwrite(self._file, words, words.itemsize * self._starts[piece.start])
+        os.pwrite(self._file, words.data, words.itemsize * self._starts[piece.start])
 
     def read(self, piece: slice) -> Words:
         """The words of a piece."""
@@ -276,8 +275,8 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     category = pl.Categorical(pl.Categories.random())
     held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
     frequencies = np.zeros(1, dtype=np.int64)
-    for sizes, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
-        stored.add(sizes, words)
+    for counts, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
+        stored.add(counts, words)
         found = np.bincount(words, minlength=len(frequencies))
         found[: len(frequencies)] += frequencies
         frequencies = found
@@ -432,22 +431,13 @@ class _Entries:
 
 def _buckets(sets: _Sets, at_least: float) -> Iterator[_Entries]:
     """The buckets of more than one set, some at once; `sets` may be heads."""
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(sets.words), BLOCK)]
     frequencies = np.zeros(int(sets.words.max(initial=0)) + 1, dtype=np.int64)
-    for block in blocks:
-        frequencies += np.bincount(sets.words[block], minlength=len(frequencies))
-    parts = 1 + len(sets.words) // ENTRIES_AT_ONCE
+    for start in range(0, len(sets.words), BLOCK):
+        frequencies += np.bincount(sets.words[start : start + BLOCK], minlength=len(frequencies))
+    parts = min(1 + len(sets.words) // ENTRIES_AT_ONCE, MOST_PARTS)
     ends = np.searchsorted(np.cumsum(frequencies), np.arange(1, parts) * (len(sets.words) / parts)) + 1
     for low, high in pairwise([0, *sorted({*ends.tolist(), len(frequencies)})]):
-        found = [np.empty(0, dtype=np.int64)]
-        for block in blocks:
-            of_block = sets.words[block]
-            found.append(block.start + np.flatnonzero((of_block >= low) & (of_block < high)))
-        at = np.concatenate(found)
-        numbers = np.searchsorted(sets.starts, at, side="right") - 1
-        places = at - sets.starts[numbers]
-        rare = places < prefixes(sets.sizes[numbers], at_least)
-        waiting = [_Parents.alone(numbers[rare], places[rare])]
+        waiting = [_undivided(sets, at_least, low, high)]
         while waiting:
             entries, parents = _divided(sets, at_least, waiting.pop())
             yield entries
@@ -474,12 +464,21 @@ class _Parents:
     children: Sizes
     hashes: Hashes
 
-    @classmethod
-    def alone(cls, sets: Ints, places: Ints) -> _Parents:
-        """Sets that share nothing yet, each with the place of the word that divides them."""
-        firsts = places.astype(np.int32)
-        ones, zeros = np.ones(len(sets), dtype=np.int32), np.zeros(len(sets), dtype=np.uint64)
-        return cls(0, sets.astype(np.int32), firsts, firsts - 1, ones, zeros)
+
+def _undivided(sets: _Sets, at_least: float, low: int, high: int) -> _Parents:
+    """The sets with a word from `low` to `high` among their rarest, all in one bucket, once for each word."""
+    numbers, places = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int32)]
+    for start in range(0, len(sets.words), BLOCK):
+        words = sets.words[start : start + BLOCK]
+        at = start + np.flatnonzero((words >= low) & (words < high))
+        number = np.searchsorted(sets.starts, at, side="right") - 1
+        place = at - sets.starts[number]
+        rare = place < prefixes(sets.sizes[number], at_least)
+        numbers.append(number[rare].astype(np.int32))
+        places.append(place[rare].astype(np.int32))
+    firsts = np.concatenate(places)
+    ones, zeros = np.ones(len(firsts), dtype=np.int32), np.zeros(len(firsts), dtype=np.uint64)
+    return _Parents(0, np.concatenate(numbers), firsts, firsts - np.int32(1), ones, zeros)
 
 
 def _mixed(words: Hashes) -> Hashes:
@@ -522,7 +521,7 @@ def _divided(sets: _Sets, at_least: float, parents: _Parents) -> tuple[_Entries,
     left = np.flatnonzero(large[buckets])
     parts = ((np.cumsum(of_bucket[large]) - of_bucket[large]) // CHILDREN_AT_ONCE).repeat(members[large])
     divided = [
-        _Parents(level, *(column[some] for column in (numbers, firsts, lasts, children, hashes)))
+        _Parents(level, numbers[some], firsts[some], lasts[some], children[some], hashes[some])
         for some in np.split(left, np.flatnonzero(np.diff(parts)) + 1)
     ]
     return settled, divided
@@ -598,7 +597,7 @@ def _close(sets: _Sets, ours: _Entries, theirs: _Entries, pairs: Pairs, at_least
     return one[close], other[close]
 
 
-def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
+def _similarities(sets: _Sets, one: Numbers, other: Numbers) -> Floats:
     """The Jaccard similarity of each pair of sets, (P,)."""
     sizes = sets.sizes[one] + sets.sizes[other]
     shared = np.empty(len(one), dtype=np.int64)
@@ -610,7 +609,8 @@ def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
         packed.sort()
         twice = packed[1:][packed[1:] == packed[:-1]]
         shared[some] = np.bincount((twice >> np.uint64(32)).astype(np.int64), minlength=len(numbers) // 2)
-    return shared / np.maximum(sizes - shared, 1)
+    similarities: Floats = shared / np.maximum(sizes - shared, 1)
+    return similarities
 
 
 # --- searches ----------------------------------------------------------------------------------------
@@ -651,28 +651,21 @@ def _linked(chains: Ints, one: Ints, other: Ints) -> Ints:
     found = found[chains]
     by_size = np.empty(found.max() + 1, dtype=np.int64)
     by_size[np.argsort(-np.bincount(found))] = np.arange(len(by_size))
-    return by_size[found]
+    linked: Ints = by_size[found]
+    return linked
 
 
 def _all_entries(sets: _Sets, at_least: float) -> _Entries:
     """Those of all buckets."""
     found = [entries for entries in _buckets(sets.heads(at_least), at_least) if len(entries.sets)]
-    before = offsets(np.array([entries.buckets[-1] + 1 for entries in found], dtype=np.int64))
-    none = np.empty(0, dtype=np.int32)
-    return _Entries(
-        np.concatenate([none, *(entries.sets for entries in found)]),
-        np.concatenate([none, *(entries.firsts for entries in found)]),
-        np.concatenate([none, *(entries.skips for entries in found)]),
-        np.concatenate(
-            [
-                none,
-                *(
-                    entries.buckets + first
-                    for entries, first in zip(found, before.astype(np.int32), strict=False)
-                ),
-            ]
-        ),
-    )
+    columns = [[np.empty(0, dtype=np.int32)] for _ in range(4)]
+    before = 0
+    for entries in found:
+        buckets = entries.buckets + np.int32(before)
+        for column, more in zip(columns, (entries.sets, entries.firsts, entries.skips, buckets), strict=True):
+            column.append(more)
+        before = int(buckets[-1]) + 1
+    return _Entries(*map(np.concatenate, columns))
 
 
 def _similar(sets: _Sets, entries: _Entries, pairs: Pairs, at_least: float) -> Pairs:
@@ -729,7 +722,7 @@ class _Index:
         kept[left.sets[late[hits != NONE]]] = False
         self._keep(entries, kept, middle, high)
 
-    def first(self, sets: Ints, rows: Ints, added: Ints, in_order: bool = True) -> Doubles:
+    def first(self, sets: Ints, rows: Ints, added: Ints, only_earlier: bool = True) -> Doubles:
         """For each of some sets the first similar one of those that were added.
 
         First come sets that share the earliest word of a set; of these, sets with whose size and place of
@@ -739,7 +732,7 @@ class _Index:
             sets: What is compared, (N,).
             rows: The row of each, ascending, (N,).
             added: In which row a set was added, (M,); `NONE` if it was not.
-            in_order: Whether a row is compared only with sets that were added in earlier rows.
+            only_earlier: Whether a row is compared only with sets that were added in earlier rows.
 
         Returns:
             The rows that are like another, and in which row that one was added.
@@ -765,7 +758,7 @@ class _Index:
         places = entries.firsts[ours]
         for place in np.unique(places):
             some = np.flatnonzero((places == place) & (partners[probes] == NONE))
-            limits = (rows[probes[some]], added[theirs.sets]) if in_order else None
+            limits = (rows[probes[some]], added[theirs.sets]) if only_earlier else None
             hits, found = self._first_hits(entries.take(ours[some]), theirs, starts[some], ends[some], limits)
             hit = np.flatnonzero(hits != NONE)
             hit = hit[np.lexsort((priority[hits[hit]], probes[some][hit]))]
@@ -789,7 +782,8 @@ class _Index:
         made[order] = added[number][order][new][np.cumsum(new) - 1]
         start = np.zeros(len(added), dtype=np.int64)
         start[members] = offsets(counts)[:-1]
-        return made[start[entries.sets] + entries.firsts]
+        of_entries: Ints = made[start[entries.sets] + entries.firsts]
+        return of_entries
 
     def _first_hits(
         self,
@@ -797,11 +791,11 @@ class _Index:
         theirs: _Entries,
         starts: Ints,
         ends: Ints,
-        in_order: tuple[Ints, Ints] | None = None,
+        limits: tuple[Ints, Ints] | None = None,
     ) -> tuple[Ints, Floats]:
         """For each of our entries the first of theirs from its start to its end that is similar, or `NONE`.
 
-        The second array has the similarities. With `in_order`, the rows of our and of their entries, only
+        The second array has the similarities. With `limits`, the rows of our and of their entries, only
         those of earlier rows count.
         """
         hits, similarities = np.full(len(starts), NONE), np.zeros(len(starts))
@@ -811,8 +805,8 @@ class _Index:
             stops = np.minimum(starts[active] + width, ends[active])
             for pairs in _candidates(active, starts[active], stops):
                 one, other = pairs
-                if in_order is not None:
-                    earlier = in_order[1][other] < in_order[0][one]
+                if limits is not None:
+                    earlier = limits[1][other] < limits[0][one]
                     one, other = one[earlier], other[earlier]
                 one, other = _close(self._sets, ours, theirs, (one, other), self._at_least)
                 found = _similarities(self._sets, ours.sets[one], theirs.sets[other])

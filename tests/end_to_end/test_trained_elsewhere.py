@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -132,6 +133,13 @@ def test_the_same_files_are_taken_from_the_cache_and_other_files_are_not(
     again = system.gauntlet(*command)
     assert "train-model: reused" in again.stdout, again.stdout + again.stderr
     assert "convert-to-onnx: reused" in again.stdout
+    assert "data:   unchanged since tiny-" in again.stdout
+    packed = tmp_path / "data.csv.gz"
+    packed.write_bytes(gzip.compress((system.manifest.parent / "data.csv").read_bytes()))
+    exported = system.gauntlet(*command, "--set", f"dataset.uri={packed}")
+    assert "validate-data: succeeded" in exported.stdout, exported.stdout + exported.stderr
+    assert "train-model: reused" in exported.stdout and "convert-to-onnx: reused" in exported.stdout
+    assert "rows: the steps after validate-data were reused." in exported.stdout
     judged_again = system.gauntlet("gate", "latest", "--set", "gates.max_model_mb=0.01")
     assert judged_again.returncode == 3, judged_again.stdout + judged_again.stderr
     (moved / "model.safetensors").write_bytes(b"")

@@ -62,7 +62,7 @@ def test_a_run_says_whether_files_rows_or_nothing_of_its_data_changed(tmp_path: 
     assert news(tmp_path, "emotion-20261121-090000") == "new: 20,000 rows."
     of_run(tmp_path, "emotion_sample-20261121-093000", sha256="another system")
     of_run(tmp_path, "emotion-20261122-090000")
-    same = "the files or their settings have changed, but none of the 20,000 rows"
+    same = "files, settings or code have changed, but none of the 20,000 rows"
     assert news(tmp_path, "emotion-20261122-090000") == f"{same}; the model was trained again."
     reused = news(tmp_path, "emotion-20261122-090000", "train-model")
     assert reused == f"{same}: the steps after validate-data were reused."

@@ -99,8 +99,8 @@ def test_every_drawing_is_well_formed(tmp_path: Path, ending: str) -> None:
     assert html.count('<ol class="dag"') == 1
     trained = "Epochs</h3>" in html
     converted = "Quality against latency" in html
-    # Text lengths; four of the training; three batch sizes, the Pareto front and the metrics.
-    assert len(charts) == ("Text length</h3>" in html) + 4 * trained + 5 * converted
+    # Classes and text lengths; four of the training; three batch sizes, the Pareto front and the metrics.
+    assert len(charts) == 2 * ("Text length</h3>" in html) + 4 * trained + 5 * converted
     assert trained == converted == (ending in {"promoted", "first promotion", "rejected"})
 
 

@@ -226,6 +226,25 @@ def test_what_was_fingerprinted_is_what_is_read(cloud: FakeCloud, tickets: Table
     assert len(read_table(dataset())) == 1
 
 
+def test_a_snapshot_of_long_ago_is_read_if_nothing_has_changed_since(
+    cloud: FakeCloud, tickets: Table
+) -> None:
+    then = f"{SQL} FOR SYSTEM_TIME AS OF @snapshot"
+    cloud.bigquery.queries[then] = Query(ROWS, [TABLE])
+    tickets.changed = datetime.now(UTC) - timedelta(days=30)
+    for days, changed in ((29, False), (31, True)):
+        snapshot = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+        for found in (
+            dataset(snapshot=snapshot),
+            dataset("bq://demo", query=then, snapshot=snapshot),
+        ):
+            if changed:
+                with pytest.raises(UsageError, match=r"changed at .*Set a later dataset.snapshot"):
+                    read_table(found)
+            else:
+                assert len(read_table(found)) == 3
+
+
 def test_a_table_that_a_query_reads_may_not_change_after_the_fingerprint(
     cloud: FakeCloud, tickets: Table, tmp_path: Path
 ) -> None:
