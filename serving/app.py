@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,8 +19,11 @@ import msgspec
 
 from gauntlet.serving.engine import Engine, Expired, Refused, RowError, Work
 from gauntlet.serving.faces import HEADER_LENGTH, Asked, Fault, Limits, describe, parse, parse_inference
-from gauntlet.serving.interface import Answer, InputError, Row, RowModel
+from gauntlet.serving.interface import Answer, InputError, Piece, Row, RowModel
+from gauntlet.serving.openai import CHAT, TEXT, Completion, error_of, failure
+from gauntlet.serving.openai import parse as parse_completion
 from gauntlet.serving.openapi import document, page
+from gauntlet.serving.streaming import StreamEngine
 from gauntlet.serving.telemetry import AccessLog, Metrics, trace_of
 
 Message = MutableMapping[str, Any]
@@ -53,7 +56,7 @@ class Served:
     bundle_sha256: str
     task: str
     model: RowModel
-    engine: Engine
+    engine: Engine | StreamEngine
 
     @property
     def identity(self) -> dict[str, str]:
@@ -82,11 +85,12 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Response:
-    """An answer."""
+    """An answer, whole or as events that are sent when they are there."""
 
     status: int
     body: bytes
     headers: Headers = field(default_factory=lambda: {"content-type": "application/json"})
+    events: AsyncIterator[bytes] | None = None
 
     @classmethod
     def of(cls, content: Any, status: int = 200, headers: Headers | None = None) -> Response:
@@ -120,10 +124,12 @@ class Application:
 
     def __post_init__(self) -> None:
         self._idle = asyncio.Event()
+        self._streamed: set[asyncio.Queue[Piece | Exception]] = set()
         self._pages: dict[str, Callable[[Exchange], Response]] = {
             **dict.fromkeys((*PROBES, self.health_route), self._probe),
             **dict.fromkeys(("/", "/openapi.json"), self._document),
             "/metrics": self._metrics_page,
+            "/v1/models": self._list,
             "/v2": self._server,
         }
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="reading")
@@ -144,6 +150,11 @@ class Application:
             self._idle.clear()
             await self._idle.wait()
 
+    def cut(self) -> None:
+        """End the answers that are being streamed."""
+        for news in self._streamed:
+            news.put_nowait(Fault(503, "the server is ending", self.state))
+
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -155,23 +166,35 @@ class Application:
         self.metrics.active.inc()
         try:
             response = await self._answered(one, started)
+            await self._send(one, response, traceparent, send)
         finally:
             self.held_bytes -= one.body_bytes
             self.active -= 1
             self.metrics.active.dec()
             if not self.active:
                 self._idle.set()
-        more = {"traceparent": traceparent, "content-length": str(len(response.body))}
+        self._record(one, response, started, arrived, trace)
+
+    async def _send(self, one: Exchange, response: Response, traceparent: str, send: Send) -> None:
+        more = {"traceparent": traceparent}
+        if response.events is None:
+            more["content-length"] = str(len(response.body))
         if one.served is not None:
             more |= {f"x-gauntlet-{key.replace('_', '-')}": said for key, said in one.served.identity.items()}
         if self.state == "draining":
             more["connection"] = "close"
+        if response.status == CLIENT_LEFT:
+            return
         sent = {**response.headers, **more}
-        if response.status != CLIENT_LEFT:
-            encoded = [(name.encode(), value.encode("latin-1", "replace")) for name, value in sent.items()]
-            await send({"type": "http.response.start", "status": response.status, "headers": encoded})
-            await send({"type": "http.response.body", "body": response.body})
-        self._record(one, response, started, arrived, trace)
+        encoded = [(name.encode(), value.encode("latin-1", "replace")) for name, value in sent.items()]
+        await send({"type": "http.response.start", "status": response.status, "headers": encoded})
+        if response.events is not None:
+            try:
+                async for event in response.events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            except Left:
+                one.reason = "left"
+        await send({"type": "http.response.body", "body": response.body})
 
     async def _answered(self, one: Exchange, started: float) -> Response:
         """The answer, whatever happens."""
@@ -204,12 +227,17 @@ class Application:
         headers = {REFUSED_HEADER: fault.reason, **fault.headers}
         if fault.status in (408, 413):  # the rest of the body is not read
             headers["connection"] = "close"
-        return Response.of({"error": str(fault)}, fault.status, headers)
+        is_openai = one.route in (CHAT, TEXT)
+        content = error_of(str(fault), fault.reason) if is_openai else {"error": str(fault)}
+        return Response.of(content, fault.status, headers)
 
     async def _route(self, one: Exchange, started: float) -> Response:
         if one.path in {self.predict_route, "/predict"}:
             one.route = "/predict"
             return await self._predict(one, self._served(one, None), started, parse_vertex)
+        if one.path in (CHAT, TEXT):
+            one.route = one.path
+            return await self._complete(one, started)
         if one.path in self._pages:
             one.route = one.path
             if one.method not in {"GET", "HEAD"}:
@@ -256,6 +284,13 @@ class Application:
     def _server(self, _one: Exchange) -> Response:
         return Response.of({"name": "gauntlet", "version": "1", "extensions": ["binary_tensor_data"]})
 
+    def _list(self, _one: Exchange) -> Response:
+        self._require_state()
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "gauntlet"} for name in self.models
+        ]
+        return Response.of({"object": "list", "data": models})
+
     def _document(self, one: Exchange) -> Response:
         self._require_state()
         url = f"http://{one.headers.get('host', 'HOST')}"
@@ -265,8 +300,11 @@ class Application:
         return Response(200, page(content), {"content-type": "text/html; charset=utf-8"})
 
     def _served(self, one: Exchange, name: str | None) -> Served:
-        """The model of a request, once there are models."""
+        """The model of a request that is to be begun."""
         self._require_state()
+        return self._named(one, name)
+
+    def _named(self, one: Exchange, name: str | None) -> Served:
         found = next(iter(self.models.values())) if name is None else self.models.get(name)
         if found is None:
             raise Fault(
@@ -288,6 +326,71 @@ class Application:
         content = {"state": self.state, "ready": is_up, "live": True}
         models = {served.name: served.identity for served in self.models.values()}
         return Response.of({**content, "models": models}, 200 if is_up else 503)
+
+    async def _complete(self, one: Exchange, started: float) -> Response:
+        """A completion as OpenAI's clients ask for it."""
+        if one.method != "POST":
+            raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
+        self._require_state()
+        deadline = started + self._seconds(one.headers)
+        asked = parse_completion(one.path, await self._body(one))
+        served = self._named(one, asked.model)
+        engine = served.engine
+        if not isinstance(engine, StreamEngine):
+            raise Fault(400, f"model: {served.name} is no language model: ask it by {self.predict_route}")
+        instance, parameters = asked.read(served.model, self.limits)
+        [row] = self._rows(served.model, Asked([instance], parameters, lambda _: (b"", {})))
+        one.rows, one.tokens = 1, row.length
+        bundle = served.bundle_sha256
+        if asked.is_streamed:
+            news: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+            one.work = engine.submit([row], deadline, news.put_nowait)
+            events = self._events(one, engine, one.work, asked, news, bundle)
+            headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+            return Response(200, b"", headers, events)
+        pieces: list[Piece] = []
+        one.work = engine.submit([row], deadline, pieces.append)
+        [answer] = await self._computed(one, engine, one.work)
+        return Response(200, asked.whole(row, answer, pieces, bundle))
+
+    async def _events(
+        self,
+        one: Exchange,
+        engine: StreamEngine,
+        work: Work,
+        asked: Completion,
+        news: asyncio.Queue[Piece | Exception],
+        bundle: str,
+    ) -> AsyncIterator[bytes]:
+        """The events of an answer as they come; the engine stops when the client has left."""
+        left: asyncio.Future[Any] = asyncio.ensure_future(one.receive())
+        left.add_done_callback(lambda _: news.put_nowait(Left()))
+
+        def ended(done: asyncio.Future[list[Answer]]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if isinstance(error, Exception):
+                news.put_nowait(error)
+
+        work.future.add_done_callback(ended)
+        self._streamed.add(news)
+        try:
+            for event in asked.first(bundle):
+                yield event
+            while not isinstance(piece := await news.get(), Exception):
+                for event in asked.events(piece, bundle):
+                    yield event
+                if piece.finish is not None:
+                    return
+            if isinstance(piece, Left):
+                raise piece
+            fault = self._as_fault(one, piece)
+            one.reason = fault.reason
+            yield failure(str(fault), fault.reason)
+        finally:
+            self._streamed.discard(news)
+            left.cancel()
+            if not work.future.done():
+                engine.abandon(work)
 
     async def _predict(
         self,
@@ -316,7 +419,7 @@ class Application:
         content, headers = asked.answer(await self._computed(one, served.engine, one.work))
         return Response(200, content, {"content-type": "application/json", **headers})
 
-    async def _computed(self, one: Exchange, engine: Engine, work: Work) -> list[Answer]:
+    async def _computed(self, one: Exchange, engine: Engine | StreamEngine, work: Work) -> list[Answer]:
         """The answers, unless the client leaves first."""
         computed: asyncio.Future[Any] = work.future
         left: asyncio.Future[Any] = asyncio.ensure_future(one.receive())

@@ -24,6 +24,8 @@ from gauntlet.serving.interface import Answer, Field, InputError, Part, RowModel
 NUMPY = {"FP32": "<f4", "FP64": "<f8"}
 SHOWN = 60
 GS = "gs://"
+MOST = 2**31 - 1
+"""The largest parameter."""
 
 
 class Fault(Exception):
@@ -70,7 +72,7 @@ class Asked:
     """
 
     instances: Sequence[Instance]
-    parameters: Mapping[str, int]
+    parameters: Mapping[str, float]
     answer: Callable[[Sequence[Answer]], tuple[bytes, Mapping[str, str]]]
 
 
@@ -85,7 +87,7 @@ def parse(
     kind = content_type.partition(";")[0].strip().lower()
     parameters: Mapping[str, Any] | None = None
     if kind in ("", "application/json", "application/x-www-form-urlencoded"):  # the last one is curl's
-        decoded = _decoded(body, _Prediction)
+        decoded = decoded_body(body, _Prediction)
         given, parameters = decoded.instances, decoded.parameters
     elif kind == "multipart/form-data":
         given = _form(content_type, body)
@@ -99,7 +101,7 @@ def parse(
         content = {"predictions": [one.content for one in answers], "metadata": identity}
         return msgspec.json.encode(content), {}
 
-    return Asked(instances, _parameters(model, parameters), answer)
+    return Asked(instances, read_parameters(model, parameters), answer)
 
 
 def read_instances(given: Sequence[Any], model: RowModel, limits: Limits) -> list[Instance]:
@@ -165,21 +167,27 @@ class _Prediction(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-def _decoded(body: bytes, form: type[Any]) -> Any:
+def decoded_body(body: bytes, form: type[Any]) -> Any:
+    """The JSON of a body, or a `Fault` that says where it is not of the form."""
     try:
         return msgspec.json.decode(body, type=form)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Fault(400, f"the body: {error}") from None
 
 
-def _parameters(model: RowModel, given: Mapping[str, Any] | None) -> dict[str, int]:
+def read_parameters(model: RowModel, given: Mapping[str, Any] | None) -> dict[str, float]:
+    """A value for each of a model's parameters, or the `Fault` of one that it does not have."""
     found = dict(model.parameters)
     for name, value in (given or {}).items():
         if name not in found:
             expected = f"one of {', '.join(found)}" if found else "none: this model has no parameters"
             raise Fault(400, f"parameters: found {_shown(name)}, expected {expected}")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise Fault(400, f"parameters.{name}: found {_shown(value)}, expected a whole number from 1")
+        is_whole = isinstance(model.parameters[name], int)
+        if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
+            kind = "whole number" if is_whole else "number"
+            raise Fault(400, f"parameters.{name}: found {_shown(value)}, expected a {kind}")
+        if abs(value) > MOST:
+            raise Fault(400, f"parameters.{name}: found {_shown(value)}, expected at most {MOST}")
         found[name] = value
     return found
 
@@ -268,7 +276,7 @@ def parse_inference(
         if not header_length.isdecimal() or int(header_length) > size:
             raise Fault(400, f"{HEADER_LENGTH}: found {header_length:.20}, expected at most {size}")
         size = int(header_length)
-    asked = _decoded(body[:size], _Inference)
+    asked = decoded_body(body[:size], _Inference)
     parameters = {key: value for key, value in asked.parameters.items() if key != ALL_BINARY}
     fields = _wanted(model, asked)
     columns = _columns(model, asked.inputs, body[size:])
@@ -299,7 +307,7 @@ def parse_inference(
             return head, {}
         return head + tail, {HEADER_LENGTH: str(len(head)), "content-type": "application/octet-stream"}
 
-    return Asked(instances, _parameters(model, parameters), answer)
+    return Asked(instances, read_parameters(model, parameters), answer)
 
 
 def _wanted(model: RowModel, asked: _Inference) -> list[tuple[Field, bool]]:

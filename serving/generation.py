@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -285,6 +286,113 @@ def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tokens, Tokens]:
     return tokens, mask
 
 
+@dataclass(eq=False)
+class Stream:
+    """A continuation that shares its steps with others.
+
+    Attributes:
+        prompt: Its tokens.
+        most: How many tokens may follow.
+        tokens: Those that did, without one that ends a text.
+        finish: Why it has ended; None while it goes on.
+    """
+
+    prompt: Sequence[int]
+    most: int
+    sampling: Sampling = GREEDY
+    seed: int = 0
+    tokens: list[int] = field(default_factory=list)
+    finish: Literal["stop", "length"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.most < 1 or self.seed < 0:
+            raise ValueError(
+                f"found {self.most} new tokens and the seed {self.seed}, expected 1 and 0 at least"
+            )
+        self._generator = np.random.default_rng(self.seed)
+        self._seen: npt.NDArray[np.bool_] | None = None  # (1, V), if there is a penalty
+
+    def draw(self, logits: Floats, decoder: Decoder) -> None:
+        """Draw the next token, given logits (1, V)."""
+        if decoder.repetition_penalty != 1:
+            if self._seen is None:
+                self._seen = present([self.prompt], logits.shape[1])
+            self._seen[0, self.tokens[-1:]] = True
+            logits = penalised(logits, self._seen, decoder.repetition_penalty)
+        token = int(self.sampling.draw(logits, self._generator)[0])
+        if token in decoder.stop_tokens:
+            self.finish = "stop"
+            return
+        self.tokens.append(token)
+        if len(self.tokens) == self.most:
+            self.finish = "length"
+
+
+class Streams:
+    """Continuations by one decoder that share steps; each may join and end at any step.
+
+    A stream's tokens depend on the others only as far as the graph's scores depend on the rows of a batch.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._streams: list[Stream] = []
+        self._cache: _Cache | None = None
+        self._mask: Tokens = np.empty((0, 0), dtype=np.int64)  # (B, C)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def join(self, stream: Stream) -> None:
+        """Read a prompt, alone, and draw its first token; a `PromptError` if it cannot be read."""
+        self._decoder.check([stream.prompt], stream.most)
+        cache = _Cache(self._decoder.session, 1)
+        tokens, mask = pad_left([stream.prompt])
+        logits = cache.feed(tokens, mask, keep=np.array([tokens.shape[1] - 1]))
+        stream.draw(logits[:, 0], self._decoder)
+        if stream.finish is not None:
+            return
+        if self._cache is None:
+            self._cache, self._mask = cache, mask
+        else:
+            width = max(mask.shape[1], self._mask.shape[1])
+            self._cache.append(cache, width)
+            both = [np.pad(one, ((0, 0), (width - one.shape[1], 0))) for one in (self._mask, mask)]
+            self._mask = np.concatenate(both)
+        self._streams.append(stream)
+
+    def step(self) -> list[Stream]:
+        """Draw the next token of every stream, and return them; those that have ended leave."""
+        if self._cache is None:
+            return []
+        tokens = np.array([[stream.tokens[-1]] for stream in self._streams], dtype=np.int64)
+        self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
+        logits = self._cache.feed(tokens, self._mask, keep=np.array([0]))
+        stepped = self._streams
+        for row, stream in enumerate(stepped):
+            stream.draw(logits[row], self._decoder)
+        self._keep([stream.finish is None for stream in stepped])
+        return stepped
+
+    def drop(self, stream: Stream) -> None:
+        """End a stream whose text nobody wants."""
+        self._keep([one is not stream for one in self._streams])
+
+    def _keep(self, kept: Sequence[bool]) -> None:
+        """Keep some streams, and no column of the cache that is padding in all of them."""
+        if all(kept):
+            return
+        self._streams = [one for one, stays in zip(self._streams, kept, strict=True) if stays]
+        if self._cache is None or not self._streams:
+            self._cache = None
+            return
+        rows = np.flatnonzero(kept)
+        mask = self._mask[rows]
+        first = int(mask.any(axis=0).argmax())
+        self._mask = mask[:, first:]
+        self._cache.keep(rows, first)
+
+
 class _Cache:
     """Keys and values of one batch, as numpy arrays: OrtValues were no faster (onnxruntime 1.31)."""
 
@@ -303,3 +411,16 @@ class _Cache:
         logits, *present = self._session.run(self._outputs, inputs | self._past)
         self._past = dict(zip(self._past, present, strict=True))
         return np.asarray(logits, dtype=np.float32)
+
+    def append(self, other: _Cache, width: int) -> None:
+        """Add the rows of another cache; both are padded on the left to `width` columns."""
+
+        def widened(values: Floats) -> Floats:
+            return np.pad(values, ((0, 0), (0, 0), (width - values.shape[2], 0), (0, 0)))
+
+        for name, values in self._past.items():
+            self._past[name] = np.concatenate([widened(values), widened(other._past[name])])
+
+    def keep(self, rows: npt.NDArray[np.intp], first: int) -> None:
+        """Keep some rows, from the column `first` on."""
+        self._past = {name: values[rows, :, first:] for name, values in self._past.items()}

@@ -50,6 +50,7 @@ class Row:
         length: What the row costs: the tokens of a text, and of its answer where that is text; 1 of an image.
         cut: Whether only a part of the row is read.
         given: What the row's answer repeats, by column; empty for a server.
+        settings: The parameters of its request.
         is_wanted: False once nobody waits for the answer, so that a long one can be ended.
     """
 
@@ -57,6 +58,7 @@ class Row:
     length: int
     cut: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
     is_wanted: bool = True
 
 
@@ -165,7 +167,7 @@ class RowModel(GraphModel, Protocol):
         most_rows: How many rows may share a batch; None is any number.
     """
 
-    parameters: Mapping[str, int]
+    parameters: Mapping[str, float]
     most_rows: int | None
 
     @property
@@ -187,7 +189,7 @@ class RowModel(GraphModel, Protocol):
     def sample(self, length: int) -> Row:
         """A made-up row of that length."""
 
-    def read(self, parts: Sequence[Part], parameters: Mapping[str, int], most_pixels: int) -> Row:
+    def read(self, parts: Sequence[Part], parameters: Mapping[str, float], most_pixels: int) -> Row:
         """A row from its parts, one for each column.
 
         `parameters` has a value for each of the model's. `most_pixels` bounds an image before it is decoded.
@@ -203,3 +205,40 @@ class RowModel(GraphModel, Protocol):
             InputError: The model cannot take one of them.
             BundleError: An answer is not finite.
         """
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a step added to the answer of a row.
+
+    Attributes:
+        text: Whole characters, maybe none.
+        tokens: How many the answer has so far.
+        finish: Why it has ended, with the whole `answer`; None while it goes on.
+    """
+
+    row: Row
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"] | None = None
+    answer: Answer | None = None
+
+
+class RowStreams(Protocol):
+    """Answers that are made piece by piece, in steps that they share."""
+
+    def join(self, row: Row) -> Piece:
+        """Begin the answer to a row. Raises as `RowModel.run`."""
+
+    def step(self) -> list[Piece]:
+        """The next piece of each answer; those that have ended leave."""
+
+    def drop(self, row: Row) -> None:
+        """End the answer to a row that nobody waits for."""
+
+
+class StreamModel(RowModel, Protocol):
+    """A model whose answers are made piece by piece."""
+
+    def streams(self) -> RowStreams:
+        """No answers yet."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gauntlet.serving.faces import Limits, describe
 from gauntlet.serving.interface import RowModel
+from gauntlet.serving.openai import CHAT, PARAMETERS, TEXT
 
 if TYPE_CHECKING:
     from gauntlet.serving.app import Served
@@ -59,7 +60,11 @@ def document(
         paths[base] = {"get": _read("The model's inputs and outputs.")}
         paths[f"{base}/ready"] = {"get": _read("Whether the model is ready.")}
         paths[f"{base}/infer"] = {"post": _inference(served, tensors)}
+    talking = [served for served in models.values() if hasattr(served.model, "streams")]
+    for route in (CHAT, TEXT) if talking else ():
+        paths[route] = {"post": _completion(route, talking[0].name, url)}
     for route, what in (
+        ("/v1/models", "The models, as OpenAI's clients list them."),
         (health_route, "200 when the server is ready, else 503."),
         ("/livez", "200 while the process answers."),
         ("/readyz", "200 when the server is ready, else 503."),
@@ -167,6 +172,28 @@ def _inference(served: Served, tensors: Mapping[str, Any]) -> dict[str, Any]:
         "properties": {"model_name": {"type": "string"}, "outputs": {"type": "array", "items": tensor}},
     }
     return _asking(f"Ask {served.name} by the Open Inference Protocol.", body, answer)
+
+
+def _completion(route: str, model: str, url: str) -> dict[str, Any]:
+    asked: dict[str, Any] = {"prompt": {"type": "string"}}
+    example_body: dict[str, Any] = {"model": model, "prompt": EXAMPLE_TEXT, "max_tokens": 16}
+    if route == CHAT:
+        message = {"type": "object", "properties": {key: {"type": "string"} for key in ("role", "content")}}
+        asked = {"messages": {"type": "array", "minItems": 1, "maxItems": 1, "items": message}}
+        del example_body["prompt"]
+        example_body["messages"] = [{"role": "user", "content": EXAMPLE_TEXT}]
+    numbers = {name: {"type": "number"} for name in PARAMETERS}
+    body = {
+        "type": "object",
+        "required": ["model", *asked],
+        "properties": {"model": {"type": "string"}, **asked, **numbers, "stream": {"type": "boolean"}},
+        "example": example_body,
+    }
+    answer = {"type": "object", "required": ["id", "object", "choices"], "properties": {}}
+    content = json.dumps({**example_body, "stream": True})
+    return _asking("A completion, as OpenAI's clients ask for it.", body, answer) | {
+        "x-curl": f"curl --no-buffer --json '{content}' {url}{route}"
+    }
 
 
 def _asking(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:

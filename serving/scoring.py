@@ -37,7 +37,7 @@ class ScoringModel(Bundle, ABC):
     sides: ClassVar[tuple[str, ...]] = ()
     are_scans: ClassVar[bool] = False
     outputs_read: ClassVar[tuple[str, ...]] = ("logits",)
-    parameters: Mapping[str, int] = {}
+    parameters: Mapping[str, float] = {}
     most_rows: int | None = None
 
     @property
@@ -89,7 +89,7 @@ class ScoringModel(Bundle, ABC):
     def read(
         self,
         parts: Sequence[Part],
-        parameters: Mapping[str, int] | None = None,  # noqa: ARG002
+        parameters: Mapping[str, float] | None = None,  # noqa: ARG002
         most_pixels: int = MOST_PIXELS,
     ) -> Row:
         """A row from its parts; see `interface.RowModel`."""

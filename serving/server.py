@@ -23,9 +23,10 @@ from gauntlet.serving.app import Application, Served
 from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, file_sha256, read_info
 from gauntlet.serving.engine import MOST_ROWS, CostModel, Engine
 from gauntlet.serving.faces import Limits
-from gauntlet.serving.interface import RowModel
+from gauntlet.serving.interface import RowModel, StreamModel
 from gauntlet.serving.settings import Batching, Settings
 from gauntlet.serving.storage import read_object
+from gauntlet.serving.streaming import MOST_STREAMS, StreamEngine
 from gauntlet.serving.telemetry import AccessLog, Metrics
 from gauntlet.serving.verification import proved_model, read_certificate
 
@@ -67,7 +68,7 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def opened(source: Source, settings: Settings, metrics: Metrics) -> Served:
+def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> Served:
     """A bundle's model, proved and warmed up on this machine.
 
     Raises:
@@ -83,18 +84,21 @@ def opened(source: Source, settings: Settings, metrics: Metrics) -> Served:
     model = cast(RowModel, proved)
     sha256 = file_sha256(source.folder / BUNDLE_FILE)
     name = source.name or info.name
-    cost = CostModel(info.latency_ms, model.lengths[len(model.lengths) // 2])
     together = may_share(settings.batching, read_certificate(source.folder))
-    most_rows = (model.most_rows or MOST_ROWS) if together else 1
-    warm(model, cost, most_rows, settings.batch_tokens)
-    engine = Engine(
-        model,
-        cost,
-        together=together,
-        batch_tokens=settings.batch_tokens,
-        queue_tokens=settings.queue_tokens,
-        observe=lambda batch: metrics.of_batch(name, batch),
-    )
+    common: dict[str, Any] = {
+        "together": together,
+        "queue_tokens": settings.queue_tokens,
+        "observe": lambda batch: metrics.of_batch(name, batch),
+    }
+    engine: Engine | StreamEngine
+    if hasattr(model, "streams"):
+        cost = CostModel({}, 1)
+        warm_steps(model, cost, MOST_STREAMS if together else 1)
+        engine = StreamEngine(cast(StreamModel, model), cost, loop, **common)
+    else:
+        cost = CostModel(info.latency_ms, model.lengths[len(model.lengths) // 2])
+        warm(model, cost, (model.most_rows or MOST_ROWS) if together else 1, settings.batch_tokens)
+        engine = Engine(model, cost, batch_tokens=settings.batch_tokens, **common)
     version = source.version or sha256[:SHA256_SHOWN]
     return Served(name, version, sha256[:SHA256_SHOWN], info.task, model, engine)
 
@@ -125,6 +129,17 @@ def warm(model: RowModel, cost: CostModel, most_rows: int, batch_tokens: int) ->
                 model.run(batch)
                 if turn:  # the first run also allocates
                     cost.observe(rows * length, monotonic() - started)
+
+
+def warm_steps(model: RowModel, cost: CostModel, most: int) -> None:
+    """Answer made-up questions, alone and as many at once as there may be, and learn what a step costs."""
+    length = model.lengths[0]
+    for rows in sorted({1, most}):
+        for turn in range(WARM_RUNS):
+            started = monotonic()
+            model.run([model.sample(length) for _ in range(rows)])
+            if turn:
+                cost.observe(rows, (monotonic() - started) / length)
 
 
 def serve(sources: Sequence[Source], settings: Settings) -> None:
@@ -225,6 +240,7 @@ async def _serve(sources: Sequence[Source], settings: Settings, listening: socke
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -240,6 +256,7 @@ async def _serve(sources: Sequence[Source], settings: Settings, listening: socke
             await asyncio.wait_for(app.drained(), DRAIN_SECONDS)
         except TimeoutError:
             unfinished = True
+            app.cut()
             print(f"{app.active} requests were not answered in time", file=sys.stderr, flush=True)
         server.should_exit = True
 
@@ -251,7 +268,7 @@ async def _serve(sources: Sequence[Source], settings: Settings, listening: socke
 
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, signalled)
-    loading: asyncio.Future[Any] = loop.run_in_executor(None, _opened_all, sources, settings, metrics)
+    loading: asyncio.Future[Any] = loop.run_in_executor(None, _opened_all, sources, settings, metrics, loop)
     if "K_SERVICE" in os.environ:  # Cloud Run sends requests as soon as the port is open
         await asyncio.wait({loading})
         loading.result()
@@ -281,13 +298,21 @@ async def _serve(sources: Sequence[Source], settings: Settings, listening: socke
     return unfinished
 
 
-def _opened_all(sources: Sequence[Source], settings: Settings, metrics: Metrics) -> list[Served]:
+def _opened_all(
+    sources: Sequence[Source], settings: Settings, metrics: Metrics, loop: asyncio.AbstractEventLoop
+) -> list[Served]:
     found: dict[str, Served] = {}
-    for source in sources:
-        served = opened(source, settings, metrics)
-        if served.name in found:
-            raise UsageError(
-                f"--model: two models are named {served.name!r}. Name them by --model NAME=PATH."
-            )
-        found[served.name] = served
+    try:
+        for source in sources:
+            served = opened(source, settings, metrics, loop)
+            if served.name in found:
+                served.engine.close()
+                raise UsageError(
+                    f"--model: two models are named {served.name!r}. Name them by --model NAME=PATH."
+                )
+            found[served.name] = served
+    except Exception:
+        for served in found.values():
+            served.engine.close()
+        raise
     return list(found.values())

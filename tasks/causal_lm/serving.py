@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnxruntime
+from tokenizers.decoders import DecodeStream
 
 from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, softmax
-from gauntlet.serving.generation import Generator, PromptError, pad_left
-from gauntlet.serving.interface import Answer, Field, InputError, Part, Request, Row
+from gauntlet.serving.generation import Generator, PromptError, Sampling, Stream, Streams, pad_left
+from gauntlet.serving.interface import Answer, Field, InputError, Part, Piece, Request, Row
 from gauntlet.serving.verification import SMOKE_TEXTS, require_alike
 from gauntlet.tasks.language.serving import answers_to, framed
 
@@ -23,8 +25,10 @@ GOLDEN_TOKENS = 16
 class LanguageModel(Generator):
     """A language model that answers single questions."""
 
-    parameters: Mapping[str, int] = {"max_new_tokens": 64}
-    most_rows: int | None = 1
+    parameters: Mapping[str, float] = {
+        "max_new_tokens": 64, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0
+    }  # fmt: skip
+    most_rows: int | None = None
     medium: Literal["text"] = "text"
     columns = ("question",)
 
@@ -45,38 +49,38 @@ class LanguageModel(Generator):
 
     def sample(self, length: int) -> Row:
         """A made-up question, answered with `length` tokens."""
-        return self.read([SMOKE_TEXTS[0]], {"max_new_tokens": length})
+        return self.read([SMOKE_TEXTS[0]], {**self.parameters, "max_new_tokens": length})
 
     def read(
         self,
         parts: Sequence[Part],
-        parameters: Mapping[str, int],
+        parameters: Mapping[str, float],
         most_pixels: int = 0,  # noqa: ARG002
     ) -> Row:
         """A question as the tokens of its prompt, with how many may follow; see `interface.RowModel`."""
-        most = parameters["max_new_tokens"]
+        most = int(parameters["max_new_tokens"])
         try:
             [tokens] = self.encode([self.framed(str(parts[0]))])
             self.decoder.check([tokens], most)
-        except PromptError as error:
+            Stream(tokens, most, sampling_of(parameters), int(parameters["seed"]))
+        except (PromptError, ValueError) as error:
             raise InputError(str(error)) from None
         inputs = {"input_ids": np.array([tokens], dtype=np.int64)}
-        return Row(inputs, most)
+        return Row(inputs, most, settings=parameters)
 
     def run(self, rows: Sequence[Row]) -> list[Answer]:
-        """The answer to each question, one after the other; one that nobody waits for is cut short."""
-        return [self._answered(row) for row in rows]
+        """The answers to questions that are asked together; see `interface.RowModel`."""
+        streams = self.streams()
+        found: dict[int, Answer] = {}
+        pieces = [streams.join(row) for row in rows]
+        while pieces:
+            found |= {id(piece.row): piece.answer for piece in pieces if piece.answer is not None}
+            pieces = streams.step()
+        return [found[id(row)] for row in rows]
 
-    def _answered(self, row: Row) -> Answer:
-        tokens = []
-        prompt = row.inputs["input_ids"].tolist()
-        for drawn in self.decoder.steps(prompt, row.length):
-            if drawn[0] in self.decoder.stop_tokens or not row.is_wanted:
-                break
-            tokens.append(int(drawn[0]))
-        [text] = self.tokenizer.decode_batch([tokens])
-        answer = {"answer": text.strip()}
-        return Answer(answer, answer)
+    def streams(self) -> AnswerStreams:
+        """See `interface.StreamModel`."""
+        return AnswerStreams(self)
 
     def answer(self, request: Request) -> list[Answer]:
         """Answer one question after the other: together, the longest would decide how much memory all take.
@@ -109,6 +113,64 @@ class LanguageModel(Generator):
         logits = np.concatenate([self.decoder.tail_logits(*pad_left([row]), 1)[:, 0] for row in prompts])
         likeliest: list[list[float]] = np.sort(softmax(logits), axis=1)[:, : -GOLDEN_TOKENS - 1 : -1].tolist()
         return likeliest
+
+
+@dataclass(eq=False)
+class _Open:
+    """An answer that goes on: its row, its tokens, and the text of those that were given out."""
+
+    row: Row
+    stream: Stream
+    text: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
+    given: int = 0
+    has_begun: bool = False
+
+
+class AnswerStreams:
+    """The answers to several questions; see `interface.RowStreams`."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._streams = Streams(model.decoder)
+        self._open: dict[Stream, _Open] = {}
+
+    def join(self, row: Row) -> Piece:
+        """Read a question, and begin its answer."""
+        prompt = row.inputs["input_ids"][0].tolist()
+        stream = Stream(prompt, row.length, sampling_of(row.settings), int(row.settings["seed"]))
+        self._streams.join(stream)
+        self._open[stream] = _Open(row, stream)
+        return self._piece(stream)
+
+    def step(self) -> list[Piece]:
+        """The next piece of each answer."""
+        return [self._piece(stream) for stream in self._streams.step()]
+
+    def drop(self, row: Row) -> None:
+        """End an answer."""
+        for stream in [stream for stream, one in self._open.items() if one.row is row]:
+            self._streams.drop(stream)
+            del self._open[stream]
+
+    def _piece(self, stream: Stream) -> Piece:
+        one, tokenizer = self._open[stream], self._model.tokenizer
+        new = stream.tokens[one.given :]
+        one.given += len(new)
+        text = "".join(one.text.step(tokenizer, token) or "" for token in new)
+        if not one.has_begun:
+            text = text.lstrip()
+            one.has_begun = bool(text)
+        if stream.finish is None:
+            return Piece(one.row, text, one.given)
+        del self._open[stream]
+        [whole] = tokenizer.decode_batch([stream.tokens])
+        answer = {"answer": whole.strip()}
+        return Piece(one.row, text, one.given, stream.finish, Answer(answer, answer))
+
+
+def sampling_of(parameters: Mapping[str, float]) -> Sampling:
+    """How tokens are drawn, or a `ValueError`."""
+    return Sampling(parameters["temperature"], int(parameters["top_k"]), parameters["top_p"])
 
 
 def open_model(folder: Path, sha256: str | None = None) -> LanguageModel:

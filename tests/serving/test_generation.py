@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -27,8 +28,17 @@ from transformers import (
 
 from gauntlet.components.convert_to_onnx.bundling import tensor_of
 from gauntlet.serving.bundle import BundleError, BundleInfo, file_sha256, write_bundle
-from gauntlet.serving.generation import Decoder, Generator, PromptError, Sampling, penalised, readable
-from tests.serving.running import SECONDS, running
+from gauntlet.serving.generation import (
+    Decoder,
+    Generator,
+    PromptError,
+    Sampling,
+    Stream,
+    Streams,
+    penalised,
+    readable,
+)
+from tests.serving.running import SECONDS, running, start
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CONTEXT, STOP = 12, 0
@@ -242,6 +252,54 @@ def test_a_question_is_framed_as_training_read_it_or_refused(adding_bundle: Path
     assert readable("a\tb\r\nc ") == "a\tb\r\nc"
 
 
+def test_streams_that_join_and_end_at_any_step_have_the_tokens_that_each_has_alone(decoder: Decoder) -> None:
+    prompts = [[1, 2], [4, 1, 2], [5], [1], [3, 3, 3, 4], [7]]
+    streams, running_ = [Stream(prompt, 5) for prompt in prompts], Streams(decoder)
+    for stream in streams:  # each joins when those before it have made a step more
+        running_.join(stream)
+        running_.step()
+    assert len(running_) == 3
+    while len(running_):
+        running_.step()
+    assert [stream.tokens for stream in streams] == [
+        [3, 6, 2, 4, 8],  # 1 + 2 = 3, 6, 12, 24, 48
+        [7, 4, 8, 6, 2],  # 7, 14, 28, 56, 112
+        [5],  # 5, 10: the last digit is 0, which ends a text
+        [1, 2, 4, 8, 6],
+        [3, 6, 2, 4, 8],
+        [7, 4, 8, 6, 2],
+    ]
+    assert [stream.finish for stream in streams] == ["length", "length", "stop", "length", "length", "length"]
+
+
+def test_a_stream_that_is_dropped_changes_no_other(decoder: Decoder) -> None:
+    short, long, other = Stream([1, 1], 6), Stream([9, 9, 9, 4], 6), Stream([2, 5], 3)
+    running_ = Streams(decoder)
+    for stream in (short, long, other):
+        running_.join(stream)
+    assert running_.step() == [short, long, other]
+    running_.drop(long)
+    assert (len(long.tokens), len(running_)) == (2, 2)
+    while len(running_):
+        running_.step()
+    assert (short.tokens, other.tokens) == ([2, 4, 8, 6, 2, 4], [7, 4, 8])
+    with pytest.raises(PromptError, match="has 10 tokens, with 3 new ones more than the 12"):
+        running_.join(Stream([1] * 10, 3))
+
+
+def test_streams_draw_with_a_penalty_and_a_seed_of_their_own(adding_bundle: Path) -> None:
+    decoder = Decoder(adding_bundle / "model.onnx", threads=1, repetition_penalty=1.3)
+    for sampling, seed in ((Sampling(), 0), (Sampling(temperature=2.0, top_k=5), 3)):
+        alone = decoder.continue_tokens([[1, 2]], 6, sampling, seed)[0]
+        streams = Streams(decoder)
+        streams.join(Stream([3, 1, 4], 6, Sampling(temperature=1.5), seed=8))
+        one = Stream([1, 2], 6, sampling, seed)
+        streams.join(one)
+        while len(streams):
+            streams.step()
+        assert one.tokens == alone
+
+
 @pytest.fixture
 def proved_bundle(tmp_path: Path, adding_bundle: Path, info: BundleInfo) -> Path:
     """The same with a certificate."""
@@ -257,6 +315,98 @@ def proved_bundle(tmp_path: Path, adding_bundle: Path, info: BundleInfo) -> Path
     return tmp_path / "proved"
 
 
+EVENT = "data: "
+
+
+def events(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The JSON of each server-sent event before the last one, which says that it is the last."""
+    *found, last, end = answer.text.split("\n\n")
+    assert (last, end) == (EVENT + "[DONE]", "")
+    return [json.loads(one.removeprefix(EVENT)) for one in found]
+
+
+def test_a_server_has_openais_completions_whole_and_as_events(proved_bundle: Path) -> None:
+    with running(str(proved_bundle)) as server:
+
+        def ask(route: str, **content: object) -> httpx.Response:
+            return httpx.post(server.url + route, json={"model": "moods", **content}, timeout=SECONDS)
+
+        chat, text = "/v1/chat/completions", "/v1/completions"
+        messages = [{"role": "user", "content": "one two"}]
+        usage = {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}
+        whole = ask(chat, messages=messages, max_tokens=4).json()
+        assert whole["choices"][0] == {
+            "index": 0,
+            "message": {"role": "assistant", "content": "three six two four"},
+            "finish_reason": "length",
+        }
+        assert (whole["object"], whole["usage"]) == ("chat.completion", usage)
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        streamed = ask(chat, messages=messages, max_completion_tokens=4, **options)
+        assert streamed.headers["content-type"].startswith("text/event-stream")
+        first, *pieces, last, with_usage = events(streamed)
+        assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+        assert "".join(one["choices"][0]["delta"]["content"] for one in pieces) == "three six two four"
+        assert last["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "length"}
+        assert (with_usage["choices"], with_usage["usage"]) == ([], usage)
+        assert {one["object"] for one in (first, *pieces, last)} == {"chat.completion.chunk"}
+        stopped = ask(text, prompt="five", max_tokens=7).json()["choices"][0]
+        assert (stopped["text"], stopped["finish_reason"]) == ("five", "stop")  # 5, 10: a digit 0 ends it
+        assert [
+            one["choices"][0]["text"] for one in events(ask(text, prompt="five", max_tokens=7, stream=True))
+        ] == [
+            "five",
+            "",
+        ]
+        drawn = [ask(text, prompt="one", max_tokens=6, temperature=3.0, seed=5).json() for _ in range(2)]
+        assert drawn[0]["choices"] == drawn[1]["choices"]
+        paths = httpx.get(server.url + "/openapi.json", timeout=SECONDS).json()["paths"]
+        schema = paths[chat]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["example"]["messages"][0]["role"] == "user"
+        listed = httpx.get(server.url + "/v1/models", timeout=SECONDS).json()
+        assert [one["id"] for one in listed["data"]] == ["moods"]
+        for content, message in (
+            ({"prompt": "one", "n": 2}, "n: this server cannot do that"),
+            ({"prompt": "one", "tools": [{}]}, "tools: this server cannot do that"),
+            (
+                {"prompt": "one", "temprature": 1},
+                "found the key 'temprature', which this server does not know",
+            ),
+            ({"prompt": "one", "max_tokens": 64}, "prompt 1 has 1 tokens, with 64 new ones"),
+            ({"prompt": " "}, "it is empty"),
+            ({}, "prompt: found none"),
+        ):
+            refused = ask(text, **content)
+            assert refused.status_code == 400
+            assert message in refused.json()["error"]["message"]
+        system = [{"role": "system", "content": "Add."}, *messages]
+        assert (
+            "expected one message of the role user" in ask(chat, messages=system).json()["error"]["message"]
+        )
+        assert ask(text, model="other", prompt="one").status_code == 404
+
+
+def test_a_server_ends_when_the_second_of_its_models_cannot_be_opened(proved_bundle: Path) -> None:
+    for other, message in ((proved_bundle, "two models are named 'moods'"), ("/nowhere", "no such file")):
+        process = start((str(proved_bundle), "--model", f"moods={other}"))
+        _, errors = process.communicate(timeout=SECONDS)
+        assert process.returncode in (1, 2)
+        assert message in errors
+
+
+def test_answers_that_are_asked_for_together_are_those_that_each_has_alone(proved_bundle: Path) -> None:
+    with running(str(proved_bundle), "--batching", "on") as server:
+        content = {
+            "instances": ["one two", "three", "four one two", "five"] * 4,
+            "parameters": {"max_new_tokens": 4},
+        }
+        answer = httpx.post(server.url + "/predict", json=content, timeout=SECONDS).json()
+        expected = ["three six two four", "three six two four", "seven four eight six", "five"] * 4
+        assert [one["answer"] for one in answer["predictions"]] == expected
+        _, [line], _ = server.end()
+        assert line["batch_rows"] > 1
+
+
 def test_a_server_answers_questions_with_as_many_tokens_as_a_request_allows(proved_bundle: Path) -> None:
     with running(str(proved_bundle)) as server:
 
@@ -270,8 +420,13 @@ def test_a_server_answers_questions_with_as_many_tokens_as_a_request_allows(prov
                 {"max_new_tokens": 64},
                 "instances[0]: prompt 1 has 2 tokens, with 64 new ones more than the 12",
             ),
-            ({"max_new_tokens": 0}, "parameters.max_new_tokens: found 0, expected a whole number from 1"),
-            ({"temperature": 1}, 'parameters: found "temperature", expected one of max_new_tokens'),
+            (
+                {"max_new_tokens": 0},
+                "instances[0]: found 0 new tokens and the seed 0, expected 1 and 0 at least",
+            ),
+            ({"max_new_tokens": 1.5}, "parameters.max_new_tokens: found 1.5, expected a whole number"),
+            ({"max_new_tokens": 4, "temperature": -1}, "expected temperature >= 0"),
+            ({"beams": 1}, 'parameters: found "beams", expected one of max_new_tokens, temperature'),
         ):
             refused = ask({"instances": ["one two"], "parameters": parameters})
             assert refused.status_code == 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,14 +15,19 @@ from tests.image_bundles import picture, write_shapes
 from tests.serving.running import SECONDS, Running, running
 from tests.text_bundles import certified
 
-BODIES = 400
+BODIES = 500
+CHAT, TEXT, V2 = "/v1/chat/completions", "/v1/completions", "/v2/models/"
 ROUTES = (
     "/predict",
     "/v1/models/moods:predict",
     "/v1/models/shapes:predict",
-    "/v2/models/moods/infer",
-    "/v2/models/shapes/infer",
+    V2 + "moods/infer",
+    V2 + "shapes/infer",
+    CHAT,
+    TEXT,
 )
+FITTING = (CHAT, TEXT, "/predict", "/v1/models/shapes:predict", V2 + "moods/infer", V2 + "shapes/infer")
+"""The route that each of `SEEDS` is for."""
 TYPES = (
     "application/json",
     "text/plain",
@@ -31,9 +37,12 @@ TYPES = (
     "x/y; =",
     "\xe9",
 )
+ENCODED = b64encode(picture(diagonal=True)).decode()
 SEEDS: tuple[Any, ...] = (
-    {"instances": ["good", {"text": "bad"}], "parameters": {"top_k": 1}},
-    {"instances": [{"b64": "aGVsbG8="}, {"image": {"b64": "iVBORw0KGgo="}}]},
+    {"model": "moods", "messages": [{"role": "user", "content": "good"}], "stream": True, "n": 1},
+    {"model": "moods", "prompt": "good", "max_tokens": 3, "stream_options": {"include_usage": True}},
+    {"instances": ["good", {"text": "bad"}], "parameters": {}},
+    {"instances": [{"b64": ENCODED}, {"image": {"b64": ENCODED}}, ENCODED]},
     {"id": "1", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["good"]}]},
     {
         "inputs": [
@@ -59,7 +68,7 @@ VALUES: tuple[Any, ...] = (
 
 def mutated(value: Any, random_: random.Random) -> Any:
     """The value with some part replaced, dropped or repeated."""
-    if random_.random() < 0.15:
+    if random_.random() < 0.06:
         return random_.choice(VALUES)
     if isinstance(value, dict):
         items = [(key, mutated(one, random_)) for key, one in value.items() if random_.random() < 0.95]
@@ -72,8 +81,8 @@ def mutated(value: Any, random_: random.Random) -> Any:
     return value
 
 
-def body_of(random_: random.Random) -> bytes:
-    """JSON, broken JSON, a form or bytes."""
+def body_of(seed: Any, random_: random.Random) -> bytes:
+    """`seed`, JSON like it, broken JSON, a form or bytes."""
     turn = random_.random()
     if turn < 0.1:
         return random_.randbytes(random_.randrange(200))
@@ -85,7 +94,7 @@ def body_of(random_: random.Random) -> bytes:
         part = b'content-disposition: form-data; name="' + name + b'"; filename="a"\r\n\r\n'
         content = b"--b\r\n" + part + picture(diagonal=True) + b"\r\n--b--\r\n"
         return content[: random_.randrange(len(content) + 1)]
-    content = json.dumps(mutated(random_.choice(SEEDS), random_)).encode()
+    content = json.dumps(seed if turn > 0.85 else mutated(seed, random_)).encode()
     if turn < 0.45:  # a byte is changed, or the end is missing
         at = random_.randrange(len(content) + 1)
         return content[:at] + random_.randbytes(random_.randrange(2)) + content[at + 1 :]
@@ -105,11 +114,14 @@ def test_no_body_makes_the_server_fail(server: Running) -> None:
     statuses: dict[int, int] = {}
     with httpx.Client(base_url=server.url, timeout=SECONDS) as client:
         for number in range(BODIES):
-            headers = {"content-type": random_.choice(TYPES).encode("latin-1")}
+            seed = random_.randrange(len(SEEDS))
+            is_fit = random_.random() < 0.5  # the route and the type are those that the body is for
+            route = FITTING[seed] if is_fit else random_.choice(ROUTES)
+            content_type = TYPES[0] if is_fit else random_.choice(TYPES)
+            headers = {"content-type": content_type.encode("latin-1")}
             if random_.random() < 0.1:
                 headers["inference-header-content-length"] = random_.choice((b"5", b"-1", b"x", b"999999999"))
-            body = body_of(random_)
-            route = random_.choice(ROUTES)
+            body = body_of(SEEDS[seed], random_)
             answer = client.post(route, content=body, headers=headers)
             assert answer.status_code < 500, (number, route, headers, body, answer.text)
             assert answer.status_code == 200 or answer.json()["error"]
