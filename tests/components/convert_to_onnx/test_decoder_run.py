@@ -96,7 +96,7 @@ def test_candidates_are_proved_timed_and_bundled(folder: Path, converted: dict[s
         ("User: ", "\nAssistant:"),
     )
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(info.files)
-    assert [check.fault for check in verify(folder / "bundle")] == [None] * 4
+    assert [check.fault for check in verify(folder / "bundle")] == [None] * 5
 
 
 def test_the_bundle_answers_as_transformers_does_with_the_saved_adapters(
@@ -331,7 +331,7 @@ def spoil(source: Path, how: str) -> None:
             "--from-checkpoint: cannot be loaded: .* lack 1 tensors, such as model.norm",
         ),
         ("other tokens", "--from-checkpoint: its tokenizer has other tokens than that of "),
-        ("a short context", "dataset.max_tokens: found .* reads at most 32 tokens"),
+        ("a short context", "--from-checkpoint: dataset.max_tokens: found .* reads at most 32 tokens"),
     ],
 )
 def test_a_language_model_that_does_not_fit_is_refused(
