@@ -296,9 +296,10 @@ def _become(program: _Program, descriptors: Sequence[int]) -> NoReturn:
     sys.argv = [program.module, *arguments]
     _open_streams()
     code = _run(program.module)
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:  # multiprocessing's resource tracker closes its own
+            with suppress(OSError):
+                stream.flush()
     if _zygote is not None:
         _zygote.end()
     os._exit(code)
