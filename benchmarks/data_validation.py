@@ -143,6 +143,8 @@ class Measured:
 
 def main() -> int:
     options = parse()
+    if options.scratch is not None:
+        options.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gauntlet-validation-", dir=options.scratch) as scratch:
         folder = Path(scratch)
         sizes = QUICK_SIZES if options.quick else options.sizes
