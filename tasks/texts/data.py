@@ -462,8 +462,8 @@ class _CountedWords:
 
     def summed(self, texts: pl.Series) -> Counts:
         """The counts of texts, each the sum of those of its words, (2, N)."""
-        sizes, words = self._numbers.of(texts)
-        with self._lock:
+        with self._lock:  # a word that another thread is just numbering could not be read
+            sizes, words = self._numbers.of(texts)
             new = self._numbers.words(start=self.known)
             self._counts = np.concatenate([self._counts, self._count(new.to_list())], axis=1)
             counts = self._counts
@@ -472,7 +472,7 @@ class _CountedWords:
 
 
 class NumberedWords:
-    """Numbers for what spaces separate in texts, from 0 on as it is found; several threads may ask."""
+    """Numbers for what spaces separate in texts, from 0 on as it is found; several threads may call `of`."""
 
     def __init__(self) -> None:
         """None is numbered yet."""
@@ -487,7 +487,7 @@ class NumberedWords:
         return words.list.len().to_numpy().astype(np.int64), numbers
 
     def words(self, start: int = 0) -> pl.Series:
-        """The words from a number on."""
+        """The words from a number on. No other thread may number words meanwhile."""
         return self._categories.to_series()[start:].cast(pl.String)
 
 

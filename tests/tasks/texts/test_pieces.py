@@ -8,6 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,16 @@ def test_counting_the_tokens_of_words_gives_those_of_the_text(tmp_path: Path) ->
     assert tokens.tolist() == [len(encoding.ids) for encoding in encodings]
     assert unknown.tolist() == [encoding.ids.count(100) for encoding in encodings]  # [UNK] of BERT
     assert unknown.sum() > 0
+
+
+def test_threads_count_words_that_another_thread_numbers_at_the_same_time() -> None:
+    counter = TokenCounter(find_encoder(DEFAULT_ENCODER, READING_FILES).tokenizer)
+    pieces = [pl.Series([f"{piece}x{row} and {row}" for row in range(4_000)]) for piece in range(10)]
+    with ThreadPoolExecutor(4) as pool:
+        counted = list(pool.map(counter.count, pieces))
+    for piece, (tokens, _) in zip(pieces, counted, strict=True):
+        encodings = counter._tokenizer.encode_batch(piece.to_list())
+        assert tokens.tolist() == [len(encoding.ids) for encoding in encodings]
 
 
 def test_words_are_counted_in_every_script() -> None:
