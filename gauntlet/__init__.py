@@ -6,6 +6,7 @@ cheap, and the distribution `gauntlet-serving`, which has only some of them, can
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ _MODULES = {
     "run": "pipelines.local.run",
     "task_kind": "manifests.kinds",
 }
+
+# ONNX Runtime reports its use to its makers unless this is set when it is imported. Set 0 to let it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 try:
     __version__ = version("gauntlet")

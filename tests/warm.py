@@ -307,6 +307,7 @@ def _become(program: _Program, descriptors: Sequence[int]) -> NoReturn:
 
 def _read_environment_again() -> None:
     """For modules that read it on import, and whose variables tests set."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as `import gauntlet` does
     tempfile.tempdir = None
     fsspec.config.conf.clear()
     fsspec.config.set_conf_files(fsspec.config.conf_dir, fsspec.config.conf)
