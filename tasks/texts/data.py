@@ -64,17 +64,19 @@ from gauntlet.tasks.texts.files import (
     verified,
 )
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
-from gauntlet.tasks.texts.pieces import Ints, readers
+from gauntlet.tasks.texts.pieces import readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.rows import SPLIT, Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
-from gauntlet.tasks.texts.similarity import TextLikeness, all_words, in_order
+from gauntlet.tasks.texts.similarity import TextLikeness, in_order
 from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
+from gauntlet.tasks.texts.words import NumberedWords, Words, all_words
 
 # Fixed, so that histograms of different data can be compared bin by bin. Characters.
 LENGTH_EDGES = (0, 20, 40, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 750, 1000, 2000)
 TOP_WORDS = 200
 REMEMBERED = 500_000  # words whose tokens are known
+NOT_COUNTED = -1
 COUNTED_AT_ONCE = 1_000  # texts at once: the tokens of all texts would need too much memory
 
 Counts: TypeAlias = npt.NDArray[np.int32]
@@ -448,11 +450,11 @@ class TokenCounter:
 
 
 class _CountedWords:
-    """The counts of the tokens of words, which are numbered as they are found."""
+    """The counts of the tokens of words, each counted when it is first met."""
 
     def __init__(self, count: Callable[[Sequence[str]], Counts]) -> None:
         self._count = count
-        self._numbers = NumberedWords()
+        self._numbered = NumberedWords()
         self._counts = np.zeros((2, 0), dtype=np.int32)
         self._lock = Lock()
 
@@ -462,33 +464,21 @@ class _CountedWords:
 
     def summed(self, texts: pl.Series) -> Counts:
         """The counts of texts, each the sum of those of its words, (2, N)."""
-        with self._lock:  # a word that another thread is just numbering could not be read
-            sizes, words = self._numbers.of(texts)
-            new = self._numbers.words(start=self.known)
-            self._counts = np.concatenate([self._counts, self._count(new.to_list())], axis=1)
-            counts = self._counts
+        split = texts.str.split(" ")
+        sizes, words = split.list.len().to_numpy().astype(np.int64), self._numbered.of(split.explode())
+        with self._lock:
+            counts = self._with(words)
         starts = np.cumsum(sizes) - sizes
         return np.add.reduceat(counts[:, words], starts, axis=1, dtype=np.int32)
 
-
-class NumberedWords:
-    """Numbers for what spaces separate in texts, from 0 on as it is found; several threads may call `of`."""
-
-    def __init__(self) -> None:
-        """None is numbered yet."""
-        self._categories = pl.Categories.random()
-        self._category = pl.Categorical(self._categories)
-        self._held = pl.Series([""]).cast(self._category)  # the numbers live as long as it
-
-    def of(self, texts: pl.Series) -> tuple[Ints, npt.NDArray[np.uint32]]:
-        """How many words each text has, (N,), and the numbers of all of them in their order."""
-        words = texts.str.split(" ")
-        numbers = words.explode().cast(self._category).to_physical().to_numpy()
-        return words.list.len().to_numpy().astype(np.int64), numbers
-
-    def words(self, start: int = 0) -> pl.Series:
-        """The words from a number on. No other thread may number words meanwhile."""
-        return self._categories.to_series()[start:].cast(pl.String)
+    def _with(self, words: Words) -> Counts:
+        """The counts by number, with those of these words; `NOT_COUNTED` for words that only others have."""
+        added = max(0, int(words.max(initial=0)) + 1 - self.known)
+        counts = np.pad(self._counts, ((0, 0), (0, added)), constant_values=NOT_COUNTED)
+        new = np.unique(words[counts[0, words] == NOT_COUNTED])
+        counts[:, new] = self._count(self._numbered.words(new).to_list())
+        self._counts = counts
+        return counts
 
 
 def _splits_at_spaces(content: Any) -> bool:
@@ -666,15 +656,16 @@ def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
     counts = np.zeros(0)
 
     def counted(piece: tuple[slice, pl.DataFrame]) -> npt.NDArray[np.float64]:
-        sizes, words = numbered.of(piece[1]["key"])
-        return np.bincount(words, np.repeat(weights[used[piece[0]]], sizes)).astype(np.float64)
+        split = piece[1]["key"].str.split(" ")
+        of_keys = np.repeat(weights[used[piece[0]]], split.list.len().to_numpy())
+        return np.bincount(numbered.of(split.explode()), of_keys).astype(np.float64)
 
     used = np.flatnonzero(weights)
     for of_piece in in_order(counted, keys.pieces_of(used)):
         fewer, counts = sorted((counts, of_piece), key=len)
         counts[: len(fewer)] += fewer
-    words = numbered.words()[: len(counts)].alias("word").to_frame()
-    words = words.with_columns(count=pl.Series(counts).cast(pl.Int64)).filter(pl.col("count") > 0)
+    found = np.flatnonzero(counts).astype(np.uint32)
+    words = pl.DataFrame({"word": numbered.words(found), "count": counts[found].astype(np.int64)})
     at, units = all_words(words["word"])
     whole = pl.DataFrame({"word": units, "count": words["count"].to_numpy()[at]}).filter(pl.col("word") != "")
     return whole.group_by("word").agg(pl.col("count").sum())

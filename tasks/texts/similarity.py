@@ -32,6 +32,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from gauntlet.components.validate_data.duplicates import NONE, Doubles, Flags, Floats, Ints, Numbers
+from gauntlet.tasks.texts.words import NO_WORD, NumberedWords, Words, all_words
 
 COMPARED_CHARS = 20_000
 ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
@@ -49,22 +50,6 @@ COMPARED = 64  # texts of a bucket, at most, that are compared to find those wit
 SIGNED_WORDS, MAX_SIGNATURE = 32, 16  # words for each 64 bits of a signature, and most of these
 WORD = np.uint64(0xFFFF_FFFF)
 
-# Han with its extensions, kana and Bopomofo.
-_SYLLABIC = (
-    "々〆〇\u3041-\u30ff\u3105-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff"
-)
-# Thai, Lao, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese, Javanese, Tai Viet, Burmese extended.
-_ALPHABETIC = (
-    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f"
-    "\ua980-\ua9ff\uaa60-\uaadf"
-)
-SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
-_SPACES = "\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_ODD = f"[{_SPACES}{_SYLLABIC}{_ALPHABETIC}]"
-_RUNS = f"[{_SYLLABIC}]+|[{_ALPHABETIC}]+|[^ {_SPACES}{_SYLLABIC}{_ALPHABETIC}]+"
-
-Words: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Sizes: TypeAlias = npt.NDArray[np.int32]
 Pairs: TypeAlias = tuple[Ints, Ints]
@@ -276,17 +261,7 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
 
     The words are first numbered as they are found, then by how many texts contain them.
     """
-    category = pl.Categorical(pl.Categories.random())
-    held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
-    frequencies = np.zeros(1, dtype=np.int64)
-    for counts, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
-        stored.add(counts, words)
-        found = np.bincount(words, minlength=len(frequencies))
-        found[: len(frequencies)] += frequencies
-        frequencies = found
-    numbers = pl.Series(np.arange(len(frequencies), dtype=np.uint32))
-    ranks = _ranks(numbers.cat.to(category).cast(pl.String), frequencies)
-    del held
+    ranks = _store(keys, stored)
     width = int(np.clip(stored.words // max(1, len(keys)) // SIGNED_WORDS, 1, MAX_SIGNATURE))
 
     sizes = stored.sizes
@@ -311,6 +286,18 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     return heads
 
 
+def _store(keys: Chunked, stored: _Stored) -> Words:
+    """Store the words of each text by their numbers, and return the rank of each number by rarity, (V,)."""
+    numbered = NumberedWords()
+    frequencies = np.zeros(1, dtype=np.int64)
+    for counts, words in in_order(lambda piece: _numbered(piece, numbered), _pieces(keys)):
+        stored.add(counts, words)
+        found = np.bincount(words, minlength=len(frequencies))
+        found[: len(frequencies)] += frequencies
+        frequencies = found
+    return _ranks(numbered.words(np.arange(len(frequencies), dtype=np.uint32)), frequencies)
+
+
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results for all items, two of which are worked on at once."""
     waiting: deque[Future[Result]] = deque()
@@ -330,58 +317,16 @@ def _pieces(keys: Chunked) -> Iterator[pl.Series]:
             yield pl.Series(chunk.slice(start, step))
 
 
-def _numbered(texts: pl.Series, category: pl.Categorical) -> tuple[Ints, Words]:
+def _numbered(texts: pl.Series, numbered: NumberedWords) -> tuple[Ints, Words]:
     """How many different words each text has, and the numbers of all, ascending in each text."""
     if texts.str.len_bytes().max() > COMPARED_CHARS:  # type: ignore[operator]
         texts = texts.str.head(COMPARED_CHARS)
     rows, words = all_words(texts)
-    packed = rows.astype(np.uint64) << np.uint64(32) | words.cast(category).to_physical().to_numpy()
+    packed = rows.astype(np.uint64) << np.uint64(32) | numbered.of(words)
     packed.sort()
-    packed = packed[_changes(packed) & (packed & WORD != 0)]
+    packed = packed[_changes(packed) & (packed & WORD != NO_WORD)]
     sizes = np.bincount((packed >> np.uint64(32)).astype(np.int64), minlength=len(texts))
     return sizes, packed.astype(np.uint32)
-
-
-def all_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
-    """The row and the words of every text, in their order, first those of texts that spaces separate.
-
-    White space separates words. In scripts without spaces each two signs of a syllabic script that follow
-    each other are a word, and each three of an alphabetic one. Some texts also have an empty word.
-    """
-    is_odd = texts.str.contains(_ODD)
-    split = texts.filter(~is_odd).str.split(" ")
-    rows = np.repeat(np.flatnonzero(~is_odd.to_numpy()), split.list.len().to_numpy())
-    words = split.explode()
-    if is_odd.any():
-        odd_rows, units = _odd_words(texts.filter(is_odd))
-        rows = np.concatenate([rows, np.flatnonzero(is_odd.to_numpy())[odd_rows]])
-        words = words.append(units)
-    return rows, words
-
-
-def _odd_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
-    """The same of texts in scripts without spaces, or with other white space than spaces."""
-    run = pl.col("run")
-    signs = (
-        pl.when(run.str.contains(f"^[{_SYLLABIC}]"))
-        .then(SYLLABIC_SIGNS)
-        .when(run.str.contains(f"^[{_ALPHABETIC}]"))
-        .then(ALPHABETIC_SIGNS)
-        .otherwise(run.str.len_chars())
-    )
-    table = (
-        texts.str.extract_all(_RUNS)
-        .alias("run")
-        .to_frame()
-        .with_row_index("row")
-        .explode("run")
-        .drop_nulls()
-        .with_columns(signs=signs.cast(pl.Int64), size=run.str.len_chars().cast(pl.Int64))
-        .with_columns(at=pl.int_ranges(0, (pl.col("size") - pl.col("signs") + 1).clip(lower_bound=1)))
-        .explode("at")
-        .select("row", word=run.str.slice(pl.col("at"), pl.col("signs")))
-    )
-    return table["row"].to_numpy().astype(np.int64), table["word"]
 
 
 def _sorted(counts: Numbers, words: Words) -> Hashes:

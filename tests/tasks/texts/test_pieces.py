@@ -7,11 +7,11 @@ import io
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +23,7 @@ from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.text_classification.data import read_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from gauntlet.tasks.texts import pieces
-from gauntlet.tasks.texts.data import TokenCounter, count_words
+from gauntlet.tasks.texts.data import TokenCounter, _CountedWords, count_words
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder
 from gauntlet.tasks.texts.files import SourceFile
 from gauntlet.tasks.texts.pieces import Piece, readers
@@ -172,14 +172,19 @@ def test_counting_the_tokens_of_words_gives_those_of_the_text(tmp_path: Path) ->
     assert unknown.sum() > 0
 
 
-def test_threads_count_words_that_another_thread_numbers_at_the_same_time() -> None:
-    counter = TokenCounter(find_encoder(DEFAULT_ENCODER, READING_FILES).tokenizer)
-    pieces = [pl.Series([f"{piece}x{row} and {row}" for row in range(4_000)]) for piece in range(10)]
-    with ThreadPoolExecutor(4) as pool:
-        counted = list(pool.map(counter.count, pieces))
-    for piece, (tokens, _) in zip(pieces, counted, strict=True):
-        encodings = counter._tokenizer.encode_batch(piece.to_list())
-        assert tokens.tolist() == [len(encoding.ids) for encoding in encodings]
+def test_only_the_words_of_its_own_texts_are_counted_while_other_threads_number_theirs() -> None:
+    asked: list[str] = []
+
+    def lengths(words: Sequence[str]) -> np.ndarray:
+        asked.extend(words)
+        return np.array([[len(word) for word in words], [word == "ccc" for word in words]], dtype=np.int32)
+
+    counted = _CountedWords(lengths)
+    counted._numbered.of(pl.Series(["a word of another thread", "ccc"]))  # numbered, and not yet counted
+    assert counted.summed(pl.Series(["a bb", "bb ccc"])).tolist() == [[3, 5], [0, 1]]
+    assert sorted(asked) == ["a", "bb", "ccc"]
+    assert counted.summed(pl.Series(["dddd a", "ccc"])).tolist() == [[5, 3], [0, 1]]
+    assert sorted(asked) == ["a", "bb", "ccc", "dddd"]
 
 
 def test_words_are_counted_in_every_script() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from gauntlet.components.validate_data.duplicates import Doubles, Ints
 from gauntlet.components.validate_data.text import normalise
-from gauntlet.tasks.texts.similarity import COMPARED_CHARS, TextLikeness, all_words
+from gauntlet.tasks.texts.similarity import COMPARED_CHARS, TextLikeness
+from gauntlet.tasks.texts.words import all_words
 
 TEMPLATE = (
     "your order {} has left our house today and will be with you in two or three working days thank you"
