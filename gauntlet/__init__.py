@@ -6,6 +6,7 @@ cheap, and the distribution `gauntlet-serving`, which has only some of them, can
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from gauntlet.pipelines.local.run import FinishedRun, run
     from gauntlet.serving.bundle import open_model
     from gauntlet.serving.interface import Answer, Request
+
+# ONNX Runtime reports its use to its makers unless this is set when it is imported; who wants that sets 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Answer",

@@ -24,7 +24,12 @@ importlib.import_module(sys.argv[1])
 
 @pytest.mark.parametrize(
     "module",
-    ["gauntlet.serving.bundle", "gauntlet.serving.generation", "gauntlet.components.convert_to_onnx.run"],
+    [
+        "gauntlet.serving.bundle",
+        "gauntlet.serving.generation",
+        "gauntlet.components.convert_to_onnx.run",
+        "gauntlet.tasks.causal_lm.decoder",
+    ],
 )
 @pytest.mark.parametrize(("given", "found"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
 def test_telemetry_is_off_when_onnxruntime_is_imported_unless_somebody_wants_it(
