@@ -28,8 +28,7 @@ importlib.import_module(sys.argv[1])
         "gauntlet.serving.bundle",
         "gauntlet.serving.generation",
         "gauntlet.components.convert_to_onnx.run",
-        "gauntlet.components.convert_to_onnx.imported",
-        "gauntlet.components.train_model.imported",
+        "gauntlet.tasks.causal_lm.decoder",
     ],
 )
 @pytest.mark.parametrize(("given", "found"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
