@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from gauntlet.serving.bundle import open_model
     from gauntlet.serving.interface import Answer, Request
 
-# ONNX Runtime reports its use to its makers unless this is set when it is imported; who wants that sets 0.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 __all__ = [
     "Answer",
     "DataError",

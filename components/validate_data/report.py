@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -123,7 +124,7 @@ def _shown(one: Alike, examined: Examination) -> list[ShownRow]:
     texts = _texts(rows)
     marked = [[Word(excerpt(text)[1:-1], is_new=False)] for text in texts]
     if one.similarity is not None:
-        around = max(0, _same_start(*texts) - EXCERPT_LEAD)
+        around = max(0, len(os.path.commonprefix(texts)) - EXCERPT_LEAD)
         marked = list(compared(*(excerpt(text, around)[1:-1] for text in texts)))
     labels = one.labels or (rows["label"] if "label" in rows else [None] * len(rows))
     return [
@@ -140,13 +141,6 @@ def _shown(one: Alike, examined: Examination) -> list[ShownRow]:
     ]
 
 
-def _same_start(first: str, second: str) -> int:
-    """How many characters two texts have in common at their start."""
-    pairs = enumerate(zip(first, second, strict=False))
-    differs = (at for at, (ours, theirs) in pairs if ours != theirs)
-    return next(differs, min(len(first), len(second)))
-
-
 def _texts(rows: pd.DataFrame) -> list[str]:
     """What represents rows as they were read."""
     column = next((name for name in TEXT_COLUMNS if name in rows), "place")
@@ -155,13 +149,13 @@ def _texts(rows: pd.DataFrame) -> list[str]:
 
 def compared(first: str, second: str) -> tuple[list[Word], list[Word]]:
     """The words of two texts; those that are not in both, in the same order, are new."""
-    ours, theirs = first.split(), second.split()
-    same = SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks()
-    in_ours = {block.a + offset for block in same for offset in range(block.size)}
-    in_theirs = {block.b + offset for block in same for offset in range(block.size)}
+    words = first.split(), second.split()
+    blocks = SequenceMatcher(None, *words, autojunk=False).get_matching_blocks()
+    in_first = {block.a + offset for block in blocks for offset in range(block.size)}
+    in_second = {block.b + offset for block in blocks for offset in range(block.size)}
     return (
-        [Word(word, at not in in_ours) for at, word in enumerate(ours)],
-        [Word(word, at not in in_theirs) for at, word in enumerate(theirs)],
+        [Word(word, at not in in_first) for at, word in enumerate(words[0])],
+        [Word(word, at not in in_second) for at, word in enumerate(words[1])],
     )
 
 
