@@ -124,7 +124,7 @@ def _shown(one: Alike, examined: Examination) -> list[ShownRow]:
     texts = _texts(rows)
     marked = [[Word(excerpt(text)[1:-1], is_new=False)] for text in texts]
     if one.similarity is not None:
-        around = max(0, len(os.path.commonprefix(texts)) - EXCERPT_LEAD)
+        around = max(0, len(os.path.commonprefix(texts)) - EXCERPT_LEAD)  # noqa: RUF071 (of texts)
         marked = list(compared(*(excerpt(text, around)[1:-1] for text in texts)))
     labels = one.labels or (rows["label"] if "label" in rows else [None] * len(rows))
     return [
