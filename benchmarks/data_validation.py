@@ -503,7 +503,7 @@ def differing(
     partners: Mapping[tuple[str, int], Mapping[int, float]],
     places: Sequence[str],
 ) -> str:
-    """In words, the first difference between rejected.csv and what is expected; empty if there is none."""
+    """Describe the first difference between rejected.csv and the expected rows; empty if there is none."""
     number_of = {place: number for number, place in enumerate(places)}
     found: dict[str, set[int]] = {check: set() for check in SIMILAR}
     with rejected.open(encoding="utf-8", newline="") as opened:
@@ -581,18 +581,18 @@ def judge(
     return 0 if all(is_met for _, is_met in aims) else 1
 
 
-def agreement(peer: str, size: int, ours: Measured, theirs: Measured) -> Iterator[tuple[str, bool]]:
-    """Whether a peer finds what validate-data does."""
+def agreement(peer: str, size: int, expected: Measured, found: Measured) -> Iterator[tuple[str, bool]]:
+    """Whether a peer finds the rows that validate-data finds."""
     differ = [
-        f"{check} {theirs.found[check]:,} and not {ours.found[check]:,}"
+        f"{check} {found.found[check]:,} and not {expected.found[check]:,}"
         for check in (*EXACT, "rows_per_class", "class_balance")
-        if theirs.found[check] != ours.found[check]
+        if found.found[check] != expected.found[check]
     ]
     yield f"{peer} at {size:,} rows: {', '.join(differ) or 'the same rows in each exact check'}", not differ
     for check in SIMILAR:
-        more = theirs.similar[check] - ours.similar[check]
-        share = len(theirs.similar[check] & ours.similar[check]) / max(1, len(ours.similar[check]))
-        words = f"{peer} at {size:,} rows: {share:.1%} of {len(ours.similar[check]):,} rows of {check}"
+        more = found.similar[check] - expected.similar[check]
+        share = len(found.similar[check] & expected.similar[check]) / max(1, len(expected.similar[check]))
+        words = f"{peer} at {size:,} rows: {share:.1%} of {len(expected.similar[check]):,} rows of {check}"
         yield f"{words}, and {len(more):,} others", not more
 
 

@@ -122,7 +122,11 @@ def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None
 
 
 def admitted(candidates: Sequence[Candidate]) -> list[CandidateResult]:
-    """The candidates that may ship. If there are none, a `GauntletError` gives the reason of each."""
+    """The results of the candidates that may ship.
+
+    Raises:
+        GauntletError: None may; the message has the reason for each.
+    """
     passed = [one for one in candidates if isinstance(one, CandidateResult) and one.reason is None]
     if not passed:
         width = max(len(candidate.name) for candidate in candidates)
