@@ -1,8 +1,9 @@
 """Where a model is served: what every deployment target offers to the rollout, the judge and the commands.
 
-A target serves one model by revisions. A revision is one version's bundle in its own server; several run side by
-side and share the requests by weight. The rollout engine in `components/deploy_model`, `gauntlet rollback` and
-`gauntlet ab` use this interface only, so they work alike on this machine, on Cloud Run and on a Vertex endpoint.
+A target serves one model by revisions. A revision is one version's bundle in its own server; several run
+side by side and share the requests by weight. The rollout engine in `components/deploy_model`,
+`gauntlet rollback` and `gauntlet ab` use this interface only, so they work alike on this machine, on Cloud
+Run and on a Vertex endpoint.
 
 `factory.open_deployment` opens a target by its name in the manifest.
 """
@@ -25,7 +26,7 @@ class ConflictError(GauntletError):
 
 @dataclass(frozen=True)
 class Release:
-    """A registered version to serve. `bundle_sha256` is the sha256 of its `bundle.json`, 64 hexadecimal digits."""
+    """A registered version to serve. `bundle_sha256` is the sha256 of its `bundle.json` (64 digits)."""
 
     model: str
     version: str
@@ -38,9 +39,9 @@ class Revision:
     """One version's server.
 
     Attributes:
-        id: The target's own name for it, which follows from the bundle's sha256 (the same bundle has the same id).
-        state: `failed` is final and `reason` says why in one sentence; `draining` takes no new requests.
-        weight: The share of requests that it gets, in percent, 0 to 100; those of a service sum to 100.
+        id: The target's own name for it. It follows from the bundle's sha256.
+        state: `failed` is final, `reason` says why in one sentence; `draining` takes no new requests.
+        weight: The share of requests that it gets, in percent; those of a service sum to 100.
         since: When it got this weight; ISO 8601, UTC.
         restarts: How often its server ended unexpectedly and was started again.
     """
@@ -57,7 +58,7 @@ class Revision:
 
 @dataclass(frozen=True)
 class Assignment:
-    """How an A/B test assigns requests: by a salted hash of the request header `header`; without it, control."""
+    """An A/B test assigns a request by a salted hash of its `header`; without that header to `control`."""
 
     test: str
     salt: str
@@ -100,10 +101,10 @@ class ArmCounts:
 
     Attributes:
         requests: All that were sent to it, without those of the rollout itself.
-        errors: Answers with a status of 500 or more other than 503 and 504, and connections that broke.
+        errors: Answers with a status of 500 or more other than 503 and 504, and broken connections.
         refused: Answers with 429, 503 or 504.
-        latency_ms: How many good answers took at most so many milliseconds and more than the bound before; the
-            last bound may be infinite. Two arms of a service have the same bounds.
+        latency_ms: How many good answers took at most so many milliseconds and more than the bound before.
+            The last bound may be infinite. Two arms of a service have the same bounds.
         labels: How many rows were answered with each label, for a kind whose answers are labels.
     """
 
@@ -118,8 +119,8 @@ class ArmCounts:
 class PairCounts:
     """Requests that the shadow answered beside the revision whose answer the client got.
 
-    `different` counts pairs with another label (another answer, for a kind without labels); `errors` counts the
-    shadow's errors at requests that the other one answered.
+    `different` counts pairs with another label (another answer, for a kind without labels); `errors` counts
+    the shadow's errors at requests that the other one answered.
     """
 
     compared: int = 0
@@ -129,7 +130,7 @@ class PairCounts:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was counted since the weights were last set. `weights` are those it was counted under, in percent."""
+    """What was counted since the weights were last set to `weights`, in percent."""
 
     etag: str
     weights: Mapping[str, int]
@@ -139,7 +140,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of one revision through the public address; `bundle_sha256` is the prefix that the answer names."""
+    """One revision's answer through the public address; it names the first digits of `bundle_sha256`."""
 
     status: int
     body: bytes
@@ -169,8 +170,8 @@ class Deployment(ABC):
     def start(self, release: Release) -> Revision:
         """Start a revision without traffic, or return the one that serves this bundle already.
 
-        It returns at once; `service` says when the revision is ready or has failed. Only in a service that does
-        not exist yet does the revision get all requests once it is ready. A failed revision is started again.
+        It returns at once; `service` says when the revision is ready or has failed. In a service that does
+        not exist yet, the revision gets all requests once it is ready. A failed revision is started again.
         """
 
     @abstractmethod
@@ -191,8 +192,8 @@ class Deployment(ABC):
 
         Raises:
             ConflictError: `etag` is not the service's.
-            UsageError: The weights do not sum to 100, a revision is unknown or not ready, or the target has no
-                shadow or assignment.
+            UsageError: The weights do not sum to 100, a revision is unknown or not ready, or the target has
+                no shadow or assignment.
         """
 
     @abstractmethod
@@ -204,5 +205,5 @@ class Deployment(ABC):
         """End a revision without traffic, after its last request. A revision that is gone is no error."""
 
     def undeployed(self) -> Sequence[str]:
-        """Sentences about what the target keeps, and costs, after all revisions are stopped; empty for most."""
+        """Sentences about what costs something after all revisions are stopped; empty for most targets."""
         return ()
