@@ -1,4 +1,4 @@
-"""The commands that read manifests and train nothing: check, cost, compile, validate, tasks."""
+"""The commands that read manifests and train nothing: check, cost, compile, validate, tasks, schema."""
 
 from __future__ import annotations
 
@@ -189,3 +189,20 @@ def tasks(as_json: AsJson = False) -> None:
         errors.say(f"task kind {one.name} of {one.distribution}: {one.fault}")
     if faulty:
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=HERE)
+def schema(
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; without it the schema is printed.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of manifests, by which editors complete and check keys."""
+    from gauntlet.manifests.json_schema import manifest_schema_text
+
+    text = manifest_schema_text()
+    if output is None:
+        console.out(text, end="", highlight=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+        console.say(f"wrote {output}")
