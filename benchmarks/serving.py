@@ -13,10 +13,10 @@ otherwise than the bundle, it is not timed. All compute with as many threads as 
    is kept. All are printed.
 2. In rounds, servers in turn: a server is started and asked at fixed rates, whether it keeps up or not
    (`serving/load.py`); a latency counts from when its request was due. Printed: the largest rate at which
-   every request is answered with p99 ≤ 50 ms, and with ≤ 20 ms; latency at 1, 10, 30, 60 and 80 % of the former;
-   how many requests a second are answered within 50 ms when twice that rate is asked for (ours is told the
-   50 ms by `X-Request-Timeout`; no peer reads such a header); requests per CPU-second of all processes of the
-   server at 80 %; the largest memory (PSS); seconds from start to the first answer.
+   every request is answered with p99 ≤ 50 ms, and with ≤ 20 ms; latency at 1, 10, 30, 60 and 80 % of the
+   former; how many requests a second are answered within 50 ms when twice that rate is asked for (ours is
+   told the 50 ms by `X-Request-Timeout`; no peer reads such a header); requests per CPU-second of all
+   processes of the server at 80 %; the largest memory (PSS); seconds from start to the first answer.
 3. The engine of `gauntlet serve` is called in a loop without HTTP, 32 texts at once.
 
 The generator runs on the same CPUs, before all other processes where that is allowed. A load of which it sent
@@ -66,6 +66,7 @@ STARTED = 19  # a field of `/proc/PID/stat` after the name
 STEP = 1.05
 """Rates that are tried are powers of it."""
 STRIDE = 4
+LEAST_RATE = 5.0
 SETTLING_SECONDS = 1.0
 LATE_MS = 1.0
 TRIES = 3
@@ -77,7 +78,10 @@ ENGINE_ROWS = 32
 
 @dataclass(frozen=True)
 class Setting:
-    """How a peer is run. `workers` are processes with a session of `threads` each."""
+    """How a peer is run.
+
+    `workers` are processes with a session of `threads` each; of 0 the server chooses.
+    """
 
     workers: int = 1
     threads: int = 1
@@ -86,6 +90,8 @@ class Setting:
     variant: str = ""
 
     def __str__(self) -> str:
+        if not self.workers:
+            return "its own choice"
         batches = f", batches of {self.batch} within {self.window_ms:g} ms" if self.batch > 1 else ""
         return f"{self.workers}x{self.threads}{batches}{self.variant and ', ' + self.variant}"
 
@@ -95,11 +101,11 @@ class Peer:
     """A server that is compared.
 
     Attributes:
-        command: What starts it on a port in a folder of its own, given the Python of its environment.
+        command: What starts it, given its environment's Python, a port, a setting and a folder of its own.
         body: A request for a text.
         answers: The answer in a response.
         batches, windows_ms, variants: What is tried beside the number of workers.
-        processes_by_workers: Whether each worker is a process.
+        has_workers: Whether it can have a session for each CPU.
     """
 
     name: str
@@ -110,10 +116,13 @@ class Peer:
     batches: Sequence[int] = (1,)
     windows_ms: Sequence[float] = (0,)
     variants: Sequence[str] = ("",)
+    has_workers: bool = True
 
     def grid(self, cpus: int) -> list[Setting]:
-        """The settings that are tried: one session on all CPUs, and one for each CPU."""
-        shapes = sorted({(1, cpus), (cpus, 1)})
+        """The settings that are tried: one session on all CPUs, and one for each CPU. Ours chooses itself."""
+        if self.name == OURS:
+            return [Setting(0, cpus)]
+        shapes = sorted({(1, cpus), (cpus, 1)} if self.has_workers else {(1, cpus)})
         return list(
             dict.fromkeys(
                 Setting(workers, threads, batch, window if batch > 1 else 0, variant)
@@ -148,6 +157,38 @@ def mlserver(python: str, port: int, setting: Setting, folder: Path) -> list[str
     content = {**model, "max_batch_time": setting.window_ms / 1000}
     (folder / "model-settings.json").write_text(json.dumps(content))
     return [str(Path(python).parent / "mlserver"), "start", str(folder)]
+
+
+def infinity(python: str, port: int, setting: Setting, folder: Path) -> list[str]:
+    """infinity reads a folder of transformers' files; the configuration says what the graph's scores mean."""
+    labels = json.loads((folder / "bundle/bundle.json").read_text())["labels"]
+    model = folder / "emotion"
+    model.mkdir()
+    for name in ("model.onnx", "tokenizer.json"):
+        (model / name).symlink_to(folder / "bundle" / name)
+    by_number = {str(number): label for number, label in enumerate(labels)}
+    by_label = {label: number for number, label in enumerate(labels)}
+    kind = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    (model / "config.json").write_text(json.dumps({**kind, "id2label": by_number, "label2id": by_label}))
+    said = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    inputs = ["input_ids", "attention_mask"]
+    (model / "tokenizer_config.json").write_text(json.dumps({**said, "model_input_names": inputs}))
+    where = ["--host", "127.0.0.1", "--port", str(port), "--model-id", str(model), "--engine", "optimum"]
+    how = [
+        "--device",
+        "cpu",
+        "--batch-size",
+        str(setting.batch),
+        "--no-model-warmup",
+        "--onnx-disable-optimize",
+    ]
+    return [str(Path(python).parent / "infinity_emb"), "v2", *where, *how, "--served-model-name", "emotion"]
+
+
+def of_classes(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The answer in infinity's list of labels with scores."""
+    best = max(scores, key=lambda one: one["score"])
+    return {"label": best["label"], "probabilities": {one["label"]: one["score"] for one in scores}}
 
 
 def gauntlet(python: str, port: int, _setting: Setting, folder: Path) -> list[str]:
@@ -221,6 +262,15 @@ PEERS = {
             lambda text: {"instances": [text]},
             lambda content: content["predictions"][0],
         ),
+        Peer(
+            "infinity",
+            "/classify",
+            infinity,
+            lambda text: {"input": [text], "model": "emotion"},
+            lambda content: of_classes(content["data"][0]),
+            BATCHES,
+            has_workers=False,
+        ),
     )
 }
 
@@ -250,12 +300,21 @@ class Running:
             outcome = asker.load(rate, seconds)
             used = cpu_seconds(self.root) - before
             asker.close()
-            self.peak_mb = max(self.peak_mb, memory_mb(self.root))
+            self.look_at_memory()
             tried.append((1000 * quantile(outcome.late, 0.99), outcome, used))
         late, outcome, used = min(tried, key=lambda one: one[0])
         self.discarded += len(tried) - 1
         self.late_ms.append(late)
         return outcome, used
+
+    def p99_at(self, seconds: float) -> Callable[[float], float]:
+        """The p99 in ms of a load, by its rate."""
+        return lambda rate: p99_ms(self.load(rate, seconds)[0])
+
+    def look_at_memory(self) -> float:
+        """The most megabytes that the server had until now."""
+        self.peak_mb = max(self.peak_mb, memory_mb(self.root))
+        return self.peak_mb
 
 
 @contextmanager
@@ -367,28 +426,28 @@ def p99_ms(outcome: Outcome) -> float:
 class Search:
     """Finds the largest rate at which the p99 is within a bound."""
 
-    def __init__(self, server: Running, seconds: float) -> None:
-        self._server, self._seconds = server, seconds
-        self._p99: dict[int, float] = {}
+    def __init__(self, p99_at: Callable[[float], float]) -> None:
+        """`p99_at` is asked at most once for each rate."""
+        self._p99_at = p99_at
+        self._known: dict[int, float] = {}
 
     def holds(self, step: int, bound_ms: float) -> bool:
         """Whether the p99 at a rate is within a bound."""
-        if step not in self._p99:
-            self._p99[step] = p99_ms(self._server.load(STEP**step, self._seconds)[0])
-        return self._p99[step] <= bound_ms
+        if step not in self._known:
+            self._known[step] = self._p99_at(STEP**step)
+        return self._known[step] <= bound_ms
 
     def rate(self, bound_ms: float, near: float) -> float:
-        """The largest rate that was tried and holds, to a step; 0 if none does."""
-        at, lowest = round(math.log(near, STEP)), round(math.log(5, STEP))
-        good = bad = at
-        if self.holds(at, bound_ms):
+        """A rate that holds where the next one, 5 % higher, does not; 0 if none does."""
+        good = bad = round(math.log(near, STEP))
+        if self.holds(good, bound_ms):
             while self.holds(bad := good + STRIDE, bound_ms):
                 good = bad
         else:
-            while good > lowest and not self.holds(good := bad - STRIDE, bound_ms):
+            while not self.holds(good := bad - STRIDE, bound_ms):
+                if STEP**good < LEAST_RATE:
+                    return 0.0
                 bad = good
-            if good <= lowest:
-                return 0.0
         while bad - good > 1:
             middle = (good + bad) // 2
             good, bad = (middle, bad) if self.holds(middle, bound_ms) else (good, middle)
@@ -405,7 +464,7 @@ def tune(
         try:
             with running(peer, python, bundle, setting, bodies) as server:
                 server.load(50, SETTLING_SECONDS)
-                tried[setting] = Search(server, seconds).rate(50, near)
+                tried[setting] = Search(server.p99_at(seconds)).rate(50, near)
         except RuntimeError as error:
             print(f"  {peer.name}: {error}", flush=True)
             continue
@@ -420,7 +479,7 @@ def tune(
 def measure(server: Running, near: float, seconds: float) -> dict[str, Any]:
     """All figures of one server in one round."""
     server.load(max(20.0, near / 2), SETTLING_SECONDS)
-    search = Search(server, seconds)
+    search = Search(server.p99_at(seconds))
     within_50 = search.rate(50, near)
     within_20 = search.rate(20, within_50) if within_50 else 0.0
     found: dict[str, Any] = {"rate_50": within_50, "rate_20": within_20, "start_s": server.start_seconds}
