@@ -105,7 +105,6 @@ class Peer:
         body: A request for a text.
         answers: The answer in a response.
         batches, windows_ms, variants: What is tried beside the number of workers.
-        has_workers: Whether it can have a session for each CPU.
     """
 
     name: str
@@ -116,13 +115,12 @@ class Peer:
     batches: Sequence[int] = (1,)
     windows_ms: Sequence[float] = (0,)
     variants: Sequence[str] = ("",)
-    has_workers: bool = True
 
     def grid(self, cpus: int) -> list[Setting]:
         """The settings that are tried: one session on all CPUs, and one for each CPU. Ours chooses itself."""
         if self.name == OURS:
             return [Setting(0, cpus)]
-        shapes = sorted({(1, cpus), (cpus, 1)} if self.has_workers else {(1, cpus)})
+        shapes = sorted({(1, cpus), (cpus, 1)})
         return list(
             dict.fromkeys(
                 Setting(workers, threads, batch, window if batch > 1 else 0, variant)
@@ -157,38 +155,6 @@ def mlserver(python: str, port: int, setting: Setting, folder: Path) -> list[str
     content = {**model, "max_batch_time": setting.window_ms / 1000}
     (folder / "model-settings.json").write_text(json.dumps(content))
     return [str(Path(python).parent / "mlserver"), "start", str(folder)]
-
-
-def infinity(python: str, port: int, setting: Setting, folder: Path) -> list[str]:
-    """infinity reads a folder of transformers' files; the configuration says what the graph's scores mean."""
-    labels = json.loads((folder / "bundle/bundle.json").read_text())["labels"]
-    model = folder / "emotion"
-    model.mkdir()
-    for name in ("model.onnx", "tokenizer.json"):
-        (model / name).symlink_to(folder / "bundle" / name)
-    by_number = {str(number): label for number, label in enumerate(labels)}
-    by_label = {label: number for number, label in enumerate(labels)}
-    kind = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
-    (model / "config.json").write_text(json.dumps({**kind, "id2label": by_number, "label2id": by_label}))
-    said = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
-    inputs = ["input_ids", "attention_mask"]
-    (model / "tokenizer_config.json").write_text(json.dumps({**said, "model_input_names": inputs}))
-    where = ["--host", "127.0.0.1", "--port", str(port), "--model-id", str(model), "--engine", "optimum"]
-    how = [
-        "--device",
-        "cpu",
-        "--batch-size",
-        str(setting.batch),
-        "--no-model-warmup",
-        "--onnx-disable-optimize",
-    ]
-    return [str(Path(python).parent / "infinity_emb"), "v2", *where, *how, "--served-model-name", "emotion"]
-
-
-def of_classes(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The answer in infinity's list of labels with scores."""
-    best = max(scores, key=lambda one: one["score"])
-    return {"label": best["label"], "probabilities": {one["label"]: one["score"] for one in scores}}
 
 
 def gauntlet(python: str, port: int, _setting: Setting, folder: Path) -> list[str]:
@@ -261,15 +227,6 @@ PEERS = {
             script("kserve"),
             lambda text: {"instances": [text]},
             lambda content: content["predictions"][0],
-        ),
-        Peer(
-            "infinity",
-            "/classify",
-            infinity,
-            lambda text: {"input": [text], "model": "emotion"},
-            lambda content: of_classes(content["data"][0]),
-            BATCHES,
-            has_workers=False,
         ),
     )
 }
@@ -351,7 +308,7 @@ def running(
             )
             try:
                 url = f"http://127.0.0.1:{port}{peer.route}"
-                while not answers(url, bodies[0]):
+                while not answers(url, json.dumps(peer.body("Are you ready?")).encode()):
                     if process.poll() is not None or time.perf_counter() - begun > START_SECONDS:
                         said = (Path(folder) / "log").read_text(errors="replace")[-2000:]
                         raise RuntimeError(f"{peer.name} ({setting}) does not answer: {said}")
@@ -550,18 +507,17 @@ def faults(server: Running, bundle: Bundle, texts: Sequence[str]) -> list[str]:
     return found
 
 
-def environment(peer: Peer, folder: Path) -> str:
+def environment(name: str, folder: Path) -> str:
     """The Python of a peer's environment, which is made if it is not there."""
-    if peer.name == OURS:
+    if name == OURS:
         return sys.executable
-    python = folder / peer.name / "bin/python"
-    if not (folder / peer.name / "ready").exists():
-        print(f"{peer.name}: making its environment", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder / peer.name)], check=True)
-        requirements = HERE / f"{peer.name}.txt"
-        command = [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
+    python = folder / name / "bin/python"
+    if not (folder / name / "ready").exists():
+        print(f"{name}: making its environment", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder / name)], check=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(HERE / f"{name}.txt")]
         subprocess.run(command, check=True)
-        (folder / peer.name / "ready").touch()
+        (folder / name / "ready").touch()
     return str(python)
 
 
@@ -676,7 +632,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kept.write_text(json.dumps(results, indent=1))
 
     for peer in peers:
-        pythons[peer.name] = environment(peer, given.environments.resolve())
+        pythons[peer.name] = environment(peer.name, given.environments.resolve())
         bodies[peer.name] = [json.dumps(peer.body(text)).encode() for text in texts]
         results["rounds"].setdefault(peer.name, [])
         if peer.name in results["settings"]:

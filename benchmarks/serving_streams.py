@@ -101,10 +101,10 @@ def measure(server: Running, streams: int, seconds: float) -> dict[str, float]:
     }
 
 
-def asked(text: str) -> dict[str, Any]:
-    """A request for one answer."""
-    message = {"role": "user", "content": text}
-    return {"model": "model", "messages": [message], "max_tokens": TOKENS, "temperature": 0}
+def asker(model: str) -> Callable[[str], dict[str, Any]]:
+    """Makes the request for one answer."""
+    said = {"model": model, "max_tokens": TOKENS, "temperature": 0}
+    return lambda text: {**said, "messages": [{"role": "user", "content": text}]}
 
 
 def llama(gguf: Path) -> Callable[[str, int, Setting, Path], list[str]]:
@@ -113,7 +113,18 @@ def llama(gguf: Path) -> Callable[[str, int, Setting, Path], list[str]]:
     def command(python: str, port: int, setting: Setting, _folder: Path) -> list[str]:
         threads = str(setting.threads)
         said = ["--model", str(gguf), "--port", str(port), "--n_threads", threads, "--n_ctx", "1024"]
-        return [python, "-m", "llama_cpp.server", *said, "--n_threads_batch", threads, "--verbose", "false"]
+        return [
+            python,
+            "-m",
+            "llama_cpp.server",
+            *said,
+            "--n_threads_batch",
+            threads,
+            "--verbose",
+            "false",
+            "--interrupt_requests",
+            "false",
+        ]
 
     return command
 
@@ -137,12 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds, seconds = (1, 2.0) if given.quick else (given.rounds, given.seconds)
     prefer_the_generator()
     info, cpus = read_info(given.bundle), usable_cpus()
+    asked = asker(info.name)
     sample = json.loads((files("gauntlet.manifests") / "data/conversations_sample.json").read_text())
     questions = [one["text"].partition("\n")[0].removeprefix("Client: ") for one in sample["conversations"]]
     random.Random(7).shuffle(questions)
-    bodies = [
-        json.dumps(asked(question) | {"stream": True, "model": info.name}).encode() for question in questions
-    ]
+    bodies = [json.dumps({**asked(question), "stream": True}).encode() for question in questions]
     frame = info.frame or ("", "")
     os.environ |= {"BEFORE": frame[0], "AFTER": frame[1]}
     servers = {OURS: (gauntlet, sys.executable, Setting(0, cpus))}

@@ -27,12 +27,14 @@ app = FastAPI()
 
 
 @app.post("/v1/chat/completions")
-def complete(asked: dict[str, Any]) -> StreamingResponse:
+def complete(asked: dict[str, Any]) -> Any:
     question = os.environ["BEFORE"] + asked["messages"][0]["content"] + os.environ["AFTER"]
     inputs = tokenizer(question, return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     options = {"max_new_tokens": asked["max_tokens"], "do_sample": False, "streamer": streamer}
     Thread(target=model.generate, kwargs={**inputs, **options}, daemon=True).start()
+    if not asked.get("stream"):
+        return {"choices": [{"message": {"content": "".join(streamer)}}]}
 
     def events() -> Iterator[str]:
         for text in streamer:
