@@ -546,7 +546,7 @@ def spread(rounds: Sequence[Mapping[str, Any]], key: str) -> str:
 
 def report(results: Mapping[str, Any]) -> None:
     """Print the medians of all rounds."""
-    rounds: Mapping[str, Sequence[Mapping[str, Any]]] = results["rounds"]
+    rounds = {name: of_peer for name, of_peer in results["rounds"].items() if of_peer}
     print("\nmedians of the rounds, and their range")
     heads = ("rounds", "p99 <= 50 ms", "p99 <= 20 ms", "goodput at 200 %", "per CPU-s", "MB", "start s")
     print(f"{'requests/s':10}" + "".join(f"{head:>20}" for head in heads))
