@@ -1,4 +1,4 @@
-"""The commands about Google Cloud: runs on Vertex AI, templates, schedules, and what a project lacks."""
+"""The commands about Google Cloud: runs on Vertex AI, templates, schedules, and doctor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 schedule = typer.Typer(help="Run manifests on a schedule.", no_args_is_help=True)
 app.add_typer(schedule, name="schedule", rich_help_panel=CLOUD)
-COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow"}
+COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow", "limited": "yellow"}
 
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's ID, `latest`, or projects/…/pipelineJobs/….")
@@ -287,11 +287,22 @@ def render(
 
 @app.command(rich_help_panel=CLOUD)
 def doctor(
-    project: Annotated[str, typer.Option(help="ID of the Google Cloud project.")],
-    region: Annotated[str, typer.Option(help="Region of pipelines, such as europe-west4.")],
+    project: Annotated[str | None, typer.Option(help="ID of the Google Cloud project.")] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Region of pipelines, such as europe-west4; needed with --project.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what a Google Cloud project lacks, and what to do about it. Nothing is changed."""
+    """List what this machine, or with --project a Google Cloud project, lacks, and what to do about it.
+
+    Nothing is changed. Exit 1 when the project lacks something; what this machine lacks is no failure.
+    """
+    if project is None and region is None:
+        _examine_machine(as_json)
+        return
+    if project is None or region is None:
+        given, other = ("--project", "--region") if project else ("--region", "--project")
+        raise UsageError(f"{given} without {other}: give both, or neither to look at this machine")
     from gauntlet.backends.google.rest import Rest
     from gauntlet.pipelines.vertex.doctor import Examination, needs
 
@@ -308,6 +319,22 @@ def doctor(
         )
     notes = errors if as_json else console
     notes.say(f"{project}: nothing missing of {len(findings)} needs, {unseen} not seen")
+
+
+def _examine_machine(as_json: bool) -> None:
+    from gauntlet.pipelines.machine import examine
+
+    findings = list(examine(gauntlet_home().folder))
+    if as_json:
+        print_json(asdict(finding) for finding in findings)
+        return
+    table = borderless("", "found", "state")
+    for each in findings:
+        table.add_row(each.what, plain(each.found), Text(each.state, COLOURS[each.state]))
+    console.print(table)
+    for each in findings:
+        if each.meaning:
+            console.say(f"{each.what}: {each.meaning}")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
