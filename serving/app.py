@@ -433,7 +433,7 @@ class Application:
                 engine.abandon(work)
 
         def watch() -> None:
-            watching.append(asyncio.ensure_future(one.receive()))  # type: ignore[arg-type]
+            watching.append(asyncio.ensure_future(one.receive()))
             watching[0].add_done_callback(left)
 
         timer = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, watch)
