@@ -256,7 +256,7 @@ def test_probes_metrics_and_the_page_answer(server: Running) -> None:
     for name in ("queue_wait_seconds", "compute_seconds", "read_seconds", "batch_rows", "padding_share"):
         counts = [one for one in found[f"gauntlet_{name}"].samples if one.name.endswith("_count")]
         assert sum(one.value for one in counts) > 0
-    page = httpx.get(server.url + "/", timeout=SECONDS)
+    page = httpx.get(server.url + "/", headers={"accept": "text/html,*/*;q=0.8"}, timeout=SECONDS)
     assert "curl --json" in page.text
     assert "--form image=@image.png" in page.text
 
