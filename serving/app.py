@@ -36,6 +36,10 @@ BODY_SECONDS = 30.0
 """How long a client may take to send a body."""
 SHORT_BODY = 8192
 """Bytes up to which the texts of a body are read at once; a thread reads longer ones, and images."""
+WAY_BACK_SECONDS = 0.004
+"""Of the time for a request, what is kept for its answer to reach the client."""
+UNWATCHED_SECONDS = 0.01
+"""Watching whether a client leaves takes a task, which costs a short request as much as reading it."""
 TIMEOUT_HEADER = "x-request-timeout"
 REFUSED_HEADER = "x-gauntlet-refused"
 CLIENT_LEFT = 499  # nginx's; nobody reads it but the log
@@ -419,6 +423,7 @@ class Application:
             raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
         deadline = started + self._seconds(one.headers)
         body = await self._body(one)
+        served.engine.admit(1, 1, deadline)  # before it is read, which takes time that others need
         begun = monotonic()
 
         def read() -> tuple[Asked, list[Row]]:
@@ -436,16 +441,29 @@ class Application:
         return Response(200, content, {"content-type": "application/json", **headers})
 
     async def _computed(self, one: Exchange, engine: Engine | StreamEngine, work: Work) -> list[Answer]:
-        """The answers, unless the client leaves first."""
-        computed: asyncio.Future[Any] = work.future
-        left: asyncio.Future[Any] = asyncio.ensure_future(one.receive())
-        try:
-            await asyncio.wait((computed, left), return_when=asyncio.FIRST_COMPLETED)
+        """The answers, unless the client leaves first; a client is watched once its request takes long."""
+        watching: list[asyncio.Task[Message]] = []
+
+        def left(_: asyncio.Task[Message]) -> None:
             if not work.future.done():
-                raise Left
-            return work.future.result()
+                engine.abandon(work)
+
+        def watch() -> None:
+            watching.append(asyncio.ensure_future(one.receive()))
+            watching[0].add_done_callback(left)
+
+        timer = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, watch)
+        try:
+            return await work.future
+        except asyncio.CancelledError:
+            if watching and watching[0].done() and not watching[0].cancelled():
+                raise Left from None
+            raise
         finally:
-            left.cancel()
+            timer.cancel()
+            for task in watching:
+                task.remove_done_callback(left)
+                task.cancel()
             if not work.future.done():
                 engine.abandon(work)
 
@@ -460,16 +478,17 @@ class Application:
         return rows
 
     def _seconds(self, headers: Headers) -> float:
+        """Within how many seconds of its headers a request is to be computed."""
         given = headers.get(TIMEOUT_HEADER)
         if given is None:
-            return self.timeout
+            return self.timeout - min(WAY_BACK_SECONDS, self.timeout / 10)
         try:
             seconds = float(given)
         except ValueError:
             seconds = math.nan
         if not 0 < seconds < math.inf:
             raise Fault(400, f"{TIMEOUT_HEADER}: found {given:.20}, expected seconds, such as 0.5")
-        return seconds
+        return seconds - min(WAY_BACK_SECONDS, seconds / 10)
 
     async def _body(self, one: Exchange) -> bytes:
         most = self.limits.body_bytes

@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class Expired(Exception):
-    """A deadline passed before the work was begun."""
+    """Work that cannot be done before its deadline anymore."""
 
 
 class RowError(Exception):
@@ -164,8 +164,21 @@ class Engine:
 
     def submit(self, rows: Sequence[Row], deadline: float) -> Work:
         """Queue the rows of a request, or raise `Refused`."""
-        now = self._clock()
         tokens = sum(row.length for row in rows)
+        self.admit(tokens, len(rows), deadline)
+        now = self._clock()
+        work = Work(rows, deadline, asyncio.get_running_loop().create_future(), now)
+        for index, row in enumerate(rows):
+            waiting = _Waiting(row, index, work, next(self._numbers))
+            heapq.heappush(self._urgent, (min(deadline, now + LONGEST_WAIT), waiting.number, waiting))
+            insort(self._by_length, waiting, key=lambda one: one.key)
+        self._waiting_tokens += tokens
+        self._dispatch()
+        return work
+
+    def admit(self, tokens: int, rows: int, deadline: float) -> None:
+        """Raise `Refused` if so much more work has no place, or would not be done before its deadline."""
+        now = self._clock()
         if self._by_length and self._waiting_tokens + tokens > self._queue_tokens:
             raise Refused(
                 "queue",
@@ -175,19 +188,11 @@ class Engine:
             )
         begin = max(now, self._busy_until or now)
         ahead = begin - now + self._seconds(self._waiting_tokens, len(self._by_length))
-        finished = ahead + self._seconds(tokens, len(rows))
+        finished = ahead + self._seconds(tokens, rows)
         if now + finished > deadline:
             left = max(0.0, deadline - now)
             message = f"it would be answered in {finished:.3f} s, and its deadline is in {left:.3f} s"
             raise Refused("deadline", message, finished - left)
-        work = Work(rows, deadline, asyncio.get_running_loop().create_future(), now)
-        for index, row in enumerate(rows):
-            waiting = _Waiting(row, index, work, next(self._numbers))
-            heapq.heappush(self._urgent, (min(deadline, now + LONGEST_WAIT), waiting.number, waiting))
-            insort(self._by_length, waiting, key=lambda one: one.key)
-        self._waiting_tokens += tokens
-        self._dispatch()
-        return work
 
     def abandon(self, work: Work) -> None:
         """Drop what waits of a request whose client has left; a long answer is ended."""
@@ -229,8 +234,8 @@ class Engine:
             at = bisect_left(self._by_length, seed.key, key=lambda one: one.key)
             if at == len(self._by_length) or self._by_length[at] is not seed:
                 heapq.heappop(self._urgent)  # it was computed or dropped
-            elif seed.work.deadline < now:
-                self._fail(seed.work, Expired("the deadline passed before the work was begun"))
+            elif seed.work.deadline < now + self.cost(seed.row.length):
+                self._fail(seed.work, Expired("it could not be done before its deadline anymore"))
             else:
                 chosen = self._around(at, now)
                 self._remove(chosen)

@@ -12,12 +12,14 @@ latencies, the figures are of the generator.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
+import re
+import select
+import socket
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -26,12 +28,12 @@ from time import perf_counter
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-import uvloop
-
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 ANSWER_SECONDS = 60.0
 LATE_MS = 1.0
 FAILED = "no answer"
+RECEIVED_AT_ONCE = 65_536
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 
 
 @dataclass
@@ -50,63 +52,141 @@ class Outcome:
     seconds: float = 0.0
 
 
-class Asker:
-    """Sends requests over connections that stay open."""
+class Connection:
+    """A connection that stays open, with one request at a time."""
 
-    def __init__(self, url: str, bodies: Sequence[bytes]) -> None:
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.connect_ex(address)
+        self.due = 0.0
+        self._left = self._found = b""
+
+    def ask(self, request: bytes, due: float) -> bool:
+        """Begin to send a request; return whether all of it is sent."""
+        self.due, self._left, self._found = due, request, b""
+        return self.send()
+
+    def send(self) -> bool:
+        """Send what is left; return whether that was all."""
+        with suppress(BlockingIOError):
+            self._left = self._left[self.socket.send(self._left) :]
+        return not self._left
+
+    def receive(self) -> tuple[str, bool] | None:
+        """The status of the answer and whether the connection stays open, once the whole answer has come.
+
+        Raises:
+            OSError, ValueError: The connection is closed, or its answer has no length.
+        """
+        with suppress(BlockingIOError):
+            data = self.socket.recv(RECEIVED_AT_ONCE)
+            if not data:
+                raise ConnectionError
+            self._found += data
+        head, ends, body = self._found.partition(b"\r\n\r\n")
+        if not ends:
+            return None
+        head = head.lower()
+        length = LENGTH.search(head)
+        if length is None:
+            raise ValueError("the answer has no content-length")
+        if len(body) < int(length[1]):
+            return None
+        return head[9:12].decode("latin-1"), b"\r\nconnection: close" not in head
+
+
+class Asker:
+    """Sends requests in turn over connections that stay open, each when it is due.
+
+    There is no event loop: its timers are as coarse as a millisecond, and a request costs several times as
+    much of the CPU that the server may need.
+    """
+
+    def __init__(self, url: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         path = parts.path if parts.path not in ("", "/") else "/predict"
+        sent = {"host": parts.netloc, "content-type": "application/json", **(headers or {})}
+        head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
         self._requests = cycle(
-            f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n".encode()
-            + body
+            f"POST {path} HTTP/1.1\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body
             for body in bodies
         )
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._poll = select.epoll()
+        self._free: list[Connection] = []
+        self._busy: dict[int, Connection] = {}  # by file descriptor
+        self._outcome = Outcome()
 
-    async def ask(self, due: float, outcome: Outcome) -> None:
-        """Send the next request and note its outcome."""
-        request = next(self._requests)
-        status = FAILED
-        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, ValueError, IndexError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                reader, writer = (
-                    self._free.pop() if self._free else await asyncio.open_connection(self._host, self._port)
-                )
-                outcome.late.append(perf_counter() - due)
-                writer.write(request)
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
-                headers = dict(line.split(": ", 1) for line in head[1:] if line)
-                await reader.readexactly(int(headers["content-length"]))
-                status = head[0].split()[1]
-                if headers.get("connection") == "close":
-                    writer.close()
-                else:
-                    self._free.append((reader, writer))
-        outcome.statuses[status] += 1
-        if status == "200":
-            outcome.latencies.append(perf_counter() - due)
+    def load(self, rate: float, seconds: float) -> Outcome:
+        """Ask `rate` times a second at equal distances, and wait for the answers."""
+        self._outcome = outcome = Outcome()
+        address = (self._host, self._port)
+        with suppress(OSError):
+            address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][4][:2]  # type: ignore[assignment]
+        begun = perf_counter()
+        for number in range(max(1, round(rate * seconds))):
+            due = begun + number / rate
+            while (wait := due - perf_counter()) > 0:
+                self._wait(wait)
+            self._ask(due, address)
+        ends = perf_counter() + ANSWER_SECONDS
+        while self._busy and (wait := ends - perf_counter()) > 0:
+            self._wait(wait)
+        for one in (*self._busy.values(),):
+            self._end(one, FAILED, stays=False)
+        outcome.seconds = perf_counter() - begun
+        return outcome
 
     def close(self) -> None:
         """Close all connections."""
-        for _, writer in self._free:
-            writer.close()
+        for one in self._free:
+            one.socket.close()
+        self._poll.close()
 
+    def _ask(self, due: float, address: tuple[str, int]) -> None:
+        is_new = not self._free
+        one = Connection(address) if is_new else self._free.pop()
+        number = one.socket.fileno()
+        self._busy[number] = one
+        if is_new:
+            self._poll.register(number, select.EPOLLIN)
+        self._outcome.late.append(perf_counter() - due)
+        try:
+            if not one.ask(next(self._requests), due):
+                self._poll.modify(number, select.EPOLLIN | select.EPOLLOUT)
+        except OSError:
+            self._end(one, FAILED, stays=False)
 
-async def load(asker: Asker, rate: float, seconds: float) -> Outcome:
-    """Ask `rate` times a second, at equal distances."""
-    outcome, tasks = Outcome(), []
-    begun = perf_counter()
-    for number in range(max(1, round(rate * seconds))):
-        due = begun + number / rate
-        if (wait := due - perf_counter()) > 0:
-            await asyncio.sleep(wait)
-        tasks.append(asyncio.ensure_future(asker.ask(due, outcome)))
-    await asyncio.gather(*tasks)
-    outcome.seconds = perf_counter() - begun
-    asker.close()
-    return outcome
+    def _wait(self, seconds: float) -> None:
+        """Read answers for a while. A timeout of `epoll` would be in whole milliseconds."""
+        if not select.select([self._poll], [], [], seconds)[0]:
+            return
+        for number, event in self._poll.poll(0):
+            one = self._busy.get(number)
+            if one is None:  # the server has closed a connection without a request
+                [one] = [free for free in self._free if free.socket.fileno() == number]
+                self._free.remove(one)
+                one.socket.close()
+                continue
+            try:
+                if event & select.EPOLLOUT and one.send():
+                    self._poll.modify(number, select.EPOLLIN)
+                if event & ~select.EPOLLOUT and (answered := one.receive()):
+                    self._end(one, *answered)
+            except (OSError, ValueError):
+                self._end(one, FAILED, stays=False)
+
+    def _end(self, one: Connection, status: str, stays: bool) -> None:
+        if status == "200":
+            self._outcome.latencies.append(perf_counter() - one.due)
+        self._outcome.statuses[status] += 1
+        del self._busy[one.socket.fileno()]
+        if stays:
+            self._free.append(one)
+        else:
+            one.socket.close()
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -166,7 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asker = Asker(given.url, read or [example(given.url)])
     except (OSError, KeyError, ValueError) as error:
         parser.error(f"{given.bodies or given.url}: cannot be read: {error}")
-    outcome = uvloop.run(load(asker, given.rate, given.seconds))
+    outcome = asker.load(given.rate, given.seconds)
+    asker.close()
     print(*lines(outcome, given.rate, given.within), sep="\n")
     return int(outcome.statuses[FAILED] > 0)
 

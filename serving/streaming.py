@@ -68,8 +68,17 @@ class StreamEngine:
 
     def submit(self, rows: Sequence[Row], deadline: float, on_piece: OnPiece | None = None) -> Work:
         """Queue the rows of a request, or raise `Refused`. `on_piece` is called with each piece."""
+        self.admit(sum(row.length for row in rows), len(rows), deadline)
+        now = self._clock()
+        work = Work(rows, deadline, self._loop.create_future(), now)
+        for index, row in enumerate(rows):
+            self._open[row] = _Answer(row, index, work, on_piece, row.length)
+            self._queue.put(self._open[row])
+        return work
+
+    def admit(self, tokens: int, _rows: int, deadline: float) -> None:
+        """Raise `Refused` if so many more tokens have no place, or would not be made before the deadline."""
         now, waiting = self._clock(), self.waiting_tokens()
-        tokens = sum(row.length for row in rows)
         if self._open and waiting + tokens > self._queue_tokens:
             message = (
                 f"{waiting} tokens wait already, and with {tokens} more they are over {self._queue_tokens}"
@@ -80,11 +89,6 @@ class StreamEngine:
             left = max(0.0, deadline - now)
             message = f"it would be answered in {finished:.3f} s, and its deadline is in {left:.3f} s"
             raise Refused("deadline", message, finished - left)
-        work = Work(rows, deadline, self._loop.create_future(), now)
-        for index, row in enumerate(rows):
-            self._open[row] = _Answer(row, index, work, on_piece, row.length)
-            self._queue.put(self._open[row])
-        return work
 
     def abandon(self, work: Work) -> None:
         """Drop what waits of a request whose client has left, and end what has begun."""

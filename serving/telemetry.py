@@ -12,6 +12,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import msgspec
@@ -28,6 +29,8 @@ TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
 MOST_LINES = 10_000
 """Lines of the log that may wait to be written; more are counted and dropped."""
+GATHER_SECONDS = 0.02
+"""How long lines are gathered: to wake the thread that writes for each one would slow the next request."""
 TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
 
@@ -64,6 +67,7 @@ class Metrics:
         )
         self.waiting = Gauge("gauntlet_queue_tokens", "Tokens that wait.", **of_model)
         self.refused = Counter("gauntlet_refused_requests", "Requests refused.", ("reason",), **own)
+        self.restarts = Counter("gauntlet_restarts", "Server processes that died and were replaced.", **own)
         self.dropped = Counter("gauntlet_dropped_log_lines", "Lines of the access log dropped.", **own)
 
     def of_batch(self, model: str, batch: Batch) -> None:
@@ -87,6 +91,7 @@ class AccessLog:
         self._stream = stream or sys.stdout.buffer
         self._metrics = metrics
         self._lines: queue.Queue[Mapping[str, Any] | None] = queue.Queue(MOST_LINES)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
         self._thread.start()
 
@@ -99,6 +104,7 @@ class AccessLog:
 
     def close(self, timeout: float = 1.0) -> None:
         """Write what waits, for a while."""
+        self._closing.set()
         try:
             self._lines.put(None, timeout=timeout)
         except queue.Full:
@@ -107,12 +113,18 @@ class AccessLog:
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
+            self._closing.wait(GATHER_SECONDS)
+            lines = [line]
+            with suppress(queue.Empty):
+                while (line := self._lines.get_nowait()) is not None:
+                    lines.append(line)
             try:
-                self._stream.write(msgspec.json.encode(line) + b"\n")
-                if self._lines.empty():
-                    self._stream.flush()
+                self._stream.write(b"".join(msgspec.json.encode(one) + b"\n" for one in lines))
+                self._stream.flush()
             except OSError:  # nobody reads the log anymore
-                self._metrics.dropped.inc()
+                self._metrics.dropped.inc(len(lines))
+            if line is None:
+                return
 
 
 def trace_of(traceparent: str | None) -> tuple[str, str]:

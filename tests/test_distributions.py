@@ -39,7 +39,7 @@ FOLDERS = PROJECT["tool"]["setuptools"]["package-dir"].values()
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what both distributions are built from: a build leaves files beside its sources."""
     folder = tmp_path_factory.mktemp("tree")
-    for name in ("pyproject.toml", "setup.py", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copyfile(REPOSITORY / name, folder / name)
     for name in FOLDERS:
         links = {path.name for path in (REPOSITORY / name).iterdir() if path.is_symlink()}

@@ -16,6 +16,9 @@ from gauntlet.manifests.dataset import SPLITS, ClassBalanceCheck, LabelledDatase
 
 RATIO_STEPS = 10
 
+SHOWN_CLASSES = 40
+"""How many classes with too few rows a message names."""
+
 
 def each_label(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a row for each label of a row.
@@ -95,14 +98,16 @@ def check_rows_per_class(
     ]
     affected = sum(rows for *_, rows in short)
     smallest = min(rows for classes in counts.values() for rows in classes.values())
-    named = ", ".join(f"{label} has {rows} in {split}" for split, label, rows in short)
+    named = ", ".join(f"{label} has {rows} in {split}" for split, label, rows in short[:SHOWN_CLASSES])
+    if len(short) > SHOWN_CLASSES:
+        named += f" and {len(short) - SHOWN_CLASSES:,} more"
     tied = [
         f"{group.rows} of the {group.of} rows of {label} are near-duplicates of each other, so they stay "
         f"together, in {group.split}"
         for label, group in (largest() if short else {}).items()
         if label in {name for _, name, _ in short} and group.rows > max(1, group.of - 3 * rule.min_rows)
     ]
-    named = "; ".join([named, *tied])
+    named = "; ".join([named, *tied[:SHOWN_CLASSES]])
     return CheckResult(
         check="rows_per_class",
         severity=rule.severity,

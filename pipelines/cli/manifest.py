@@ -1,4 +1,4 @@
-"""The commands that read manifests and train nothing: check, cost, compile, validate, tasks."""
+"""The commands that read manifests and train nothing: new, check, cost, compile, validate, tasks, schema."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from gauntlet.manifests.errors import DataError, Fault, ManifestError, UsageError
 from gauntlet.pipelines.cli.options import HERE, AsJson, ManifestPath, ManifestPaths, Overrides
@@ -15,6 +16,46 @@ from gauntlet.pipelines.terminal import borderless, console, errors, print_json
 
 app = typer.Typer()
 CHECKS_FILE, PAGE_FILE = "checks.json", "report.html"
+
+
+@app.command(rich_help_panel=HERE)
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The system's name, such as tickets.")],
+    data: Annotated[str, typer.Option(help="A file or folder of rows or images, here or in a bucket.")],
+    task: Annotated[
+        str | None, typer.Option(help="The task kind. Default: the one that the data suit best.")
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="What the system is for.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The manifest's file. Default: NAME.yaml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Look at data, and write a manifest for them; then check both. Exit 4 when a check of the data fails."""
+    from gauntlet.contracts.data import Checks
+    from gauntlet.manifests.section import Name
+    from gauntlet.pipelines.scaffold import add_bounds, manifest_text, propose
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        cause = error.errors()[0]["msg"]
+        raise UsageError(f"NAME: found {name!r}, expected such as my_tickets: {cause}") from None
+    file = output or Path(f"{name}.yaml")
+    if file.exists() and not force:
+        raise UsageError(f"{file}: found a file, expected none. Give --output or --force")
+    proposed = propose(data, task)
+    text = manifest_text(name, data, file, proposed, description)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    console.say(f"wrote {file}: task {proposed.task}, since {proposed.proposal.why}")
+    check([file])
+    try:
+        validate(file)
+    except DataError:
+        checks = gauntlet_home().validation_folder(name) / CHECKS_FILE
+        if checks.is_file() and add_bounds(file, Checks.read(checks)):
+            console.say(f"The bounds are at the end of {file} too, as comments.")
+        raise
+    console.say(f"next: gauntlet run {file}")
 
 
 @app.command(rich_help_panel=HERE)
@@ -189,3 +230,20 @@ def tasks(as_json: AsJson = False) -> None:
         errors.say(f"task kind {one.name} of {one.distribution}: {one.fault}")
     if faulty:
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=HERE)
+def schema(
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; without it the schema is printed.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of manifests, by which editors complete and check keys."""
+    from gauntlet.manifests.json_schema import manifest_schema_text
+
+    text = manifest_schema_text()
+    if output is None:
+        console.out(text, end="", highlight=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+        console.say(f"wrote {output}")

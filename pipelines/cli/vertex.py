@@ -1,4 +1,4 @@
-"""The commands about Google Cloud: runs on Vertex AI, templates, schedules, and what a project lacks."""
+"""The commands about Google Cloud: runs on Vertex AI, templates, schedules, and doctor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 schedule = typer.Typer(help="Run manifests on a schedule.", no_args_is_help=True)
 app.add_typer(schedule, name="schedule", rich_help_panel=CLOUD)
-COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow"}
+COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow", "limited": "yellow"}
 
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's ID, `latest`, or projects/…/pipelineJobs/….")
@@ -174,13 +174,17 @@ def logs(
     run: Run = "latest",
     step: Annotated[str | None, typer.Option(help="One step's lines only, such as train-model.")] = None,
 ) -> None:
-    """Print what the steps of a submitted run have printed."""
-    from gauntlet.backends.google.jobs import PipelineJobs, job_log
+    """Print what the steps of a run have printed: of one on this machine, or a submitted one."""
     from gauntlet.pipelines.training import STEPS
-    from gauntlet.pipelines.vertex.submission import submitted_run
+    from gauntlet.pipelines.vertex.submission import local_logs, submitted_run
 
     if step is not None and step not in STEPS:
         raise UsageError(f"--step: found {step!r}, expected one of {', '.join(STEPS)}.")
+    if (folder := local_logs(run, gauntlet_home())) is not None:
+        _print_logs(folder, [step] if step else STEPS)
+        return
+    from gauntlet.backends.google.jobs import PipelineJobs, job_log
+
     submitted = submitted_run(run, gauntlet_home())
     job = PipelineJobs(submitted.location).get(submitted.name)
     shown = False
@@ -193,6 +197,16 @@ def logs(
             console.say(f"{task.task_name}: {line}")
     if not shown:
         console.print("nothing has been printed yet")
+
+
+def _print_logs(folder: Path, steps: Sequence[str]) -> None:
+    """The lines of a local run's steps, in the order of the steps."""
+    files = [file for step in steps if (file := folder / f"{step}.log").is_file()]
+    for file in files:
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            console.say(f"{file.stem}: {line}")
+    if not files:
+        console.say(f"nothing in {folder}: {' and '.join(steps)} did not start, or came from the cache")
 
 
 @app.command(rich_help_panel=CLOUD)
@@ -287,11 +301,22 @@ def render(
 
 @app.command(rich_help_panel=CLOUD)
 def doctor(
-    project: Annotated[str, typer.Option(help="ID of the Google Cloud project.")],
-    region: Annotated[str, typer.Option(help="Region of pipelines, such as europe-west4.")],
+    project: Annotated[str | None, typer.Option(help="ID of the Google Cloud project.")] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Region of pipelines, such as europe-west4; needed with --project.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what a Google Cloud project lacks, and what to do about it. Nothing is changed."""
+    """List what this machine, or with --project a Google Cloud project, lacks, and what to do about it.
+
+    Nothing is changed. Exit 1 when the project lacks something; what this machine lacks is no failure.
+    """
+    if project is None and region is None:
+        _examine_machine(as_json)
+        return
+    if project is None or region is None:
+        given, other = ("--project", "--region") if project else ("--region", "--project")
+        raise UsageError(f"{given} without {other}: give both, or neither to look at this machine")
     from gauntlet.backends.google.rest import Rest
     from gauntlet.pipelines.vertex.doctor import Examination, needs
 
@@ -308,6 +333,22 @@ def doctor(
         )
     notes = errors if as_json else console
     notes.say(f"{project}: nothing missing of {len(findings)} needs, {unseen} not seen")
+
+
+def _examine_machine(as_json: bool) -> None:
+    from gauntlet.pipelines.machine import examine
+
+    findings = list(examine(gauntlet_home().folder))
+    if as_json:
+        print_json(asdict(finding) for finding in findings)
+        return
+    table = borderless("", "found", "state")
+    for each in findings:
+        table.add_row(each.what, plain(each.found), Text(each.state, COLOURS[each.state]))
+    console.print(table)
+    for each in findings:
+        if each.meaning:
+            console.say(f"{each.what}: {each.meaning}")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from gauntlet.components.validate_data.checks import Examination
 from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.proposal import Proposal
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.language.data import Context, Rendered, Statistics, examine_conversations, sources
+from gauntlet.tasks.language.look import conversations_in
 from gauntlet.tasks.language.manifest import PERPLEXITY_SPREAD, ConversationDataset, describe_gain_resolution
 from gauntlet.tasks.language.turns import Turn
 
-__all__ = ["Statistics", "examine", "sources"]
+__all__ = ["Statistics", "examine", "propose", "sources"]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -140,3 +143,24 @@ def _marked(turns: Sequence[Turn], tools: str) -> tuple[tuple[list[Turn], str], 
         function = tool.get("function", tool)
         function["name"] = word(f"the tool {function['name']}")
     return (marked, json.dumps(offered) if offered else ""), words
+
+
+def propose(uri: str) -> Proposal | None:
+    """A manifest for conversations, or questions with answers; None for other data."""
+    found = conversations_in(uri)
+    if found is None:
+        return None
+    why, columns = found
+    return Proposal(
+        fit=0.95,
+        why=why,
+        sections={
+            "dataset": columns,
+            "training": {"model": LanguageTraining.model_fields["model"].default, "epochs": 2},
+            "gates": {"max_perplexity": 50.0},
+        },
+        comments={
+            "training.model": "fetched from the Hugging Face hub; or a folder, or a GGUF file",
+            "gates.max_perplexity": "of the answers, per token: set what your use needs",
+        },
+    )

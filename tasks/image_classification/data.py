@@ -36,6 +36,7 @@ from gauntlet.components.validate_data.packed import decompress
 from gauntlet.manifests.dataset import SPLITS, SplitFiles, SplitName
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.gates import describe_resolution
+from gauntlet.manifests.proposal import Proposal
 from gauntlet.tasks.image_classification.manifest import ImageChecks, ImageDataset, ImageFiles, ImageHashes
 from gauntlet.tasks.images.data import (
     Statistics,
@@ -46,10 +47,11 @@ from gauntlet.tasks.images.data import (
     split_arrays,
 )
 from gauntlet.tasks.images.hashing import ImageLikeness, correlated
+from gauntlet.tasks.images.look import look_at_images, usual_shape
 from gauntlet.tasks.images.reading import ImageSource, image_uris, is_of_many_files, read_images
 from gauntlet.tasks.texts.labels import describe_unknown, resolve_label
 
-__all__ = ["Statistics", "examine", "sources"]
+__all__ = ["Statistics", "examine", "propose", "sources"]
 
 GZIP_SUFFIX = ".gz"
 GZIP_MAGIC = b"\x1f\x8b"
@@ -59,6 +61,7 @@ SPLITS_OF_FILES: tuple[SplitName, ...] = ("train", "test")
 EQUAL = 1.0
 NO_LABEL = "(no label)"
 MOST_CLASSES = 1_000  # that are taken from the data: a column with more holds something else
+SHOWN_CLASSES = 8
 SHOWN_SIDE = 96  # pixels of an image in the report, at least
 
 
@@ -455,4 +458,31 @@ def find_empty(rows: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> Finding:
         outside_test(rows, empty),
         examples,
         reasons=lambda _, some: [f"every pixel is {pixels[row].min()}" for row in some.tolist()],
+    )
+
+
+def propose(uri: str) -> Proposal | None:
+    """A manifest for images in a folder for each class, or in a table with their labels; None otherwise."""
+    look = look_at_images(uri)
+    if look is None:
+        return None
+    side, channels = usual_shape(look.images)
+    counts = look.labels.most_common()
+    shown = ", ".join(f"{name} {count}" for name, count in counts[:SHOWN_CLASSES])
+    where = f"column {look.columns['label']}" if look.columns else "folder for each"
+    return Proposal(
+        fit=0.95,
+        why=f"{sum(look.labels.values())} images of {len(counts)} classes, by the {where}: {shown}",
+        sections={
+            "dataset": {
+                **({"columns": look.columns} if look.columns else {}),
+                "shape": [side, side],
+                **({"channels": 1} if channels == 1 else {}),
+            },
+            "gates": {"min_macro_f1": 0.5},
+        },
+        comments={
+            "dataset.shape": "height and width that every image is brought to: see `resize`",
+            "gates.min_macro_f1": "the lower end of the 95 % interval must reach it: set what your use needs",
+        },
     )

@@ -17,6 +17,7 @@ from gauntlet.components.validate_data.checks import Examination
 from gauntlet.components.validate_data.duplicates import Flags
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.dataset import SPLITS
+from gauntlet.manifests.proposal import Proposal
 from gauntlet.tasks.classification.scores import name_labels
 from gauntlet.tasks.multi_label_text.manifest import MultiLabelDataset
 from gauntlet.tasks.texts import data as texts
@@ -27,6 +28,7 @@ from gauntlet.tasks.texts.labels import (
     examined,
     resolve_label,
 )
+from gauntlet.tasks.texts.look import ColumnLook, as_text, column_keys, look_at_texts
 from gauntlet.tasks.texts.pieces import is_missing
 from gauntlet.tasks.texts.rows import TextRows
 
@@ -197,3 +199,68 @@ def _written(rows: pd.DataFrame, labels: Sequence[str]) -> pa.Array:
 def label_sets(frame: pd.DataFrame) -> npt.NDArray[np.float32]:
     """1 for each label that a row of a written split has, else 0, (N, C)."""
     return np.array(frame["labels"].tolist(), dtype=np.float32)
+
+
+MOST_LABELS = 100
+"""More different parts than these are no labels but words."""
+
+
+def propose(uri: str) -> Proposal | None:
+    """A manifest for a table with a column of texts, and one or several of labels; None for other data."""
+    found = look_at_texts(uri)
+    if found is None:
+        return None
+    look, text = found
+    gates = {"min_macro_f1": 0.5}
+    comments = {
+        "gates.min_macro_f1": "the lower end of the 95 % interval must reach it: set what your use needs",
+        "dataset.allow_unlabelled": "a text may have none of them",
+    }
+    others = look.others(text.name)
+    dataset: dict[str, Any]
+    for column in others:
+        several = _several(column)
+        if several is not None:
+            separator, labels = several
+            dataset = {**column_keys(look, text, column), "labels": labels}
+            if separator not in (None, ","):
+                dataset["label_separator"] = separator
+            why = f"{text} holds texts, {column} any number of {len(labels)} labels"
+            return Proposal(0.9, why, {"dataset": dataset, "gates": gates}, comments)
+    flags = [column.name for column in others if {*map(str.lower, column.counts)} <= {*YES, *NO}]
+    if len(flags) < 2:  # one such column is two classes
+        return None
+    dataset = {
+        "columns": {**({} if text.name == "text" else {"text": text.name}), "label": flags},
+        "labels": flags,
+        "allow_unlabelled": True,
+    }
+    why = f"{text} holds texts, and {len(flags)} columns say by 0 and 1 which labels a text has"
+    return Proposal(0.85, why, {"dataset": dataset, "gates": gates}, comments)
+
+
+def _several(column: ColumnLook) -> tuple[str | None, list[str]] | None:
+    """The sign between labels (None: the values are lists) and the labels; None if a value is one label."""
+    if all(isinstance(value, list) for value in column.values):
+        parts = [[as_text(part) for part in value] for value in column.values]
+        return (None, _labels(parts)) if _are_labels(parts) else None
+    if not all(isinstance(value, str) for value in column.values):
+        return None
+    for sign in ("|", ";", ",", "/"):
+        parts = [[part.strip() for part in value.split(sign)] for value in column.values]
+        if any(len(each) > 1 for each in parts) and _are_labels(parts):
+            return sign, _labels(parts)
+    return None
+
+
+def _are_labels(parts: Sequence[Sequence[str]]) -> bool:
+    """Whether the parts are few and short, and some parts occur alone or with others."""
+    different = {part for each in parts for part in each}
+    sets = {frozenset(each) for each in parts}
+    short = all(part and len(part.split()) <= 4 for part in different)  # words of a label
+    few = 2 <= len(different) <= MOST_LABELS and len(sets) <= len(parts)
+    return few and short and len(sets) > len(different) / 2
+
+
+def _labels(parts: Sequence[Sequence[str]]) -> list[str]:
+    return [label for label, _ in Counter(part for each in parts for part in each).most_common()]

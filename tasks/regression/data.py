@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ from gauntlet.contracts.data import CheckResult
 from gauntlet.contracts.data import Statistics as AnyStatistics
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.proposal import Proposal
 from gauntlet.pages.formatting import general
 from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.data import (
@@ -54,6 +56,7 @@ from gauntlet.tasks.images.reading import ImageSource, ImageTable, image_uris, r
 from gauntlet.tasks.regression.manifest import OutlierCheck, PathColumns, RegressionDataset, RowsPerSplitCheck
 from gauntlet.tasks.regression.metrics import Floats, bin_edges, histogram, resolvable_error
 from gauntlet.tasks.texts import data as texts
+from gauntlet.tasks.texts.look import LABEL_NAMES, look_at_texts
 from gauntlet.tasks.texts.pieces import is_missing
 from gauntlet.tasks.texts.rows import TextRows
 
@@ -550,3 +553,44 @@ def content_sha256(
             digest.update(content)
             digest.update(json_line(target))
     return digest.hexdigest()
+
+
+FEWEST_NUMBERS = 5  # different ones: fewer are classes
+MANY_NUMBERS = 12
+NO_TARGET = re.compile(r"(^|_|[a-z])(id|ID|Id)$|^(index|row|)$")
+
+
+def propose(uri: str) -> Proposal | None:
+    """A manifest for a table with a column of texts and one of numbers; None for other data."""
+    found = look_at_texts(uri)
+    if found is None:
+        return None
+    look, text = found
+    numeric = [c for c in look.others(text.name) if c.numbers and len(c.counts) >= FEWEST_NUMBERS]
+    numeric = [c for c in numeric if not NO_TARGET.search(str(c.name))]
+    if not numeric:
+        return None
+    target = numeric[0]
+    values = np.array(target.numbers)
+    median = float(np.median(values))
+    usual = float(np.abs(values - median).mean())
+    several = len(target.counts) >= MANY_NUMBERS or bool((values % 1).any())
+    named = target.named_as(LABEL_NAMES)
+    return Proposal(
+        fit=0.7 if several else 0.5,
+        why=f"{text} holds texts, {target} numbers from {values.min():g} to {values.max():g}",
+        sections={
+            "dataset": {"columns": {"text": text.name, "target": target.name}},
+            "gates": {"max_mae": float(f"{usual / 2:.2g}") or 1.0, "min_interval_coverage": 0.8},
+        },
+        comments={
+            "gates.max_mae": f"half the mean error of always answering the median, {median:g}: set what your "
+            "use needs",
+            "gates.min_interval_coverage": "of the intervals that answers come with",
+            **(
+                {"dataset.columns": f"{', '.join(str(c.name) for c in numeric[1:])} could be the target too"}
+                if numeric[1:] and not named
+                else {}
+            ),
+        },
+    )

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gauntlet.components.validate_data.checks import Examination
 from gauntlet.components.validate_data.text import excerpt
+from gauntlet.manifests.proposal import Proposal
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from gauntlet.tasks.texts import data as texts
 from gauntlet.tasks.texts.labels import (
@@ -21,6 +22,7 @@ from gauntlet.tasks.texts.labels import (
     examined,
     resolve_label,
 )
+from gauntlet.tasks.texts.look import LABEL_NAMES, column_keys, look_at_texts
 from gauntlet.tasks.texts.rows import TextRows
 
 SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("label", pa.int64()), ("row", pa.int64())])
@@ -77,3 +79,32 @@ def describe(checked: texts.CheckedTexts, dataset: TextDataset) -> Statistics:
 def class_indices(rows: pd.DataFrame, labels: Sequence[str]) -> npt.NDArray[np.int64]:
     """The index of each row's label, (N,)."""
     return pd.Index(labels).get_indexer(rows["label"].cat.categories)[rows["label"].cat.codes]
+
+
+def propose(uri: str) -> Proposal | None:
+    """A manifest for a table with a column of texts and one of classes; None for other data."""
+    found = look_at_texts(uri)
+    if found is None:
+        return None
+    look, text = found
+    classes = [column for column in look.others(text.name) if column.is_class]
+    if not classes:
+        return None
+    label, others = classes[0], classes[1:]
+    counts = label.counts.most_common()
+    named = label.named_as(LABEL_NAMES)
+    comments = {
+        "dataset.labels": f"rows of each: {', '.join(str(count) for _, count in counts)}",
+        "gates.min_macro_f1": "the lower end of the 95 % interval must reach it: set what your use needs",
+    }
+    if others:
+        comments["dataset.columns"] = f"{', '.join(map(str, others))} could be the label too"
+    return Proposal(
+        fit=0.8 if named or (len(look.columns) == 2 and label.numbers is None) else 0.6,
+        why=f"{text} holds texts, {label} one of {len(counts)} classes",
+        sections={
+            "dataset": {**column_keys(look, text, label), "labels": [name for name, _ in counts]},
+            "gates": {"min_macro_f1": 0.5},
+        },
+        comments=comments,
+    )
