@@ -1,4 +1,4 @@
-"""Clients of others ask the server unchanged: their recorded requests; by `make acceptance` they themselves."""
+"""Clients of others ask the server unchanged: recorded requests; by `make acceptance` the clients too."""
 
 from __future__ import annotations
 
