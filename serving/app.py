@@ -244,8 +244,7 @@ class Application:
             return await self._complete(one, started)
         if one.path in self._pages:
             one.route = one.path
-            if one.method not in {"GET", "HEAD"}:
-                raise Fault(405, f"{one.method}: expected GET", "method", {"allow": "GET, HEAD"})
+            require_method(one, "GET")
             return self._pages[one.path](one)
         return await self._of_model(one, started)
 
@@ -258,9 +257,11 @@ class Application:
                 if verb in ("predict", "rawPredict"):
                     return await self._predict(one, self._served(one, name), started, parse_vertex)
                 if not verb:
+                    require_method(one, "GET")
                     return self._endpoint(one, self._served(one, name))
             case ["v1", "models", named] if ":" not in named:
                 one.route = "/v1/models/{model}"
+                require_method(one, "GET")
                 return Response.of(listed(self._served(one, named).name))
             case ["v1", "models", named] if named.endswith(":predict"):
                 one.route = "/v1/models/{model}:predict"
@@ -282,10 +283,11 @@ class Application:
             one.route = "/v2/models/{model}/infer"
             return await self._predict(one, served, started, parse_v2)
         one.route = "/v2/models/{model}"
-        if rest == ["ready"]:
-            return Response.of({"name": served.name, "ready": True})
-        if rest:
+        if rest not in ([], ["ready"]):
             raise self._no_route(one)
+        require_method(one, "GET")
+        if rest:
+            return Response.of({"name": served.name, "ready": True})
         return Response.of(describe(served.model, served.name, served.version))
 
     def _no_route(self, one: Exchange) -> Fault:
@@ -349,8 +351,7 @@ class Application:
 
     async def _complete(self, one: Exchange, started: float) -> Response:
         """A completion as OpenAI's clients ask for it."""
-        if one.method != "POST":
-            raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
+        require_method(one, "POST")
         self._require_state()
         deadline = started + self._seconds(one.headers)
         asked = parse_completion(one.path, await self._body(one))
@@ -419,8 +420,7 @@ class Application:
         started: float,
         parse: Callable[[Application, Exchange, Served, bytes], Asked],
     ) -> Response:
-        if one.method != "POST":
-            raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
+        require_method(one, "POST")
         deadline = started + self._seconds(one.headers)
         body = await self._body(one)
         served.engine.admit(1, 1, deadline)  # before it is read, which takes time that others need
@@ -560,6 +560,13 @@ class Application:
                 **computed,
             }
         )
+
+
+def require_method(one: Exchange, method: Literal["GET", "POST"]) -> None:
+    """Raise a `Fault` at another method; HEAD is as good as GET."""
+    allowed = ("GET", "HEAD") if method == "GET" else ("POST",)
+    if one.method not in allowed:
+        raise Fault(405, f"{one.method}: expected {method}", "method", {"allow": ", ".join(allowed)})
 
 
 def has_objects(path: str) -> bool:

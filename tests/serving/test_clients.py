@@ -287,3 +287,44 @@ def test_the_client_itself_from_the_package_index_works_unchanged(
     environment.download(*packages)
     done = environment.run("-c", PROGRAMS[packages], server.url)
     assert done.returncode == 0, done.stderr
+
+
+# No schema says whether a text and its answer fit into the model; too many instances are 413.
+CHECKS = """
+[checks]
+positive_data_acceptance.enabled = false
+negative_data_rejection.expected-statuses = [400, 404, 405, 406, 413, 415]
+"""
+VALIDATE = """
+import json
+import sys
+from urllib.request import urlopen
+
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+OpenAPIV31SpecValidator(json.load(urlopen(sys.argv[1]))).validate()
+"""
+
+
+@pytest.mark.acceptance
+def test_the_openapi_document_is_valid_and_the_server_does_what_it_says(
+    server: Running, tmp_path: Path
+) -> None:
+    environment = Environment(tmp_path)
+    environment.download("schemathesis", "openapi-spec-validator")
+    url = server.url + "/openapi.json"
+    valid = environment.run("-c", VALIDATE, url)
+    assert valid.returncode == 0, valid.stderr
+    (environment.work / "schemathesis.toml").write_text(CHECKS)
+    options = ("--max-examples", "50", "--seed", "1")
+    of_texts = (
+        "--include-path-regex",
+        "moods:predict|^/predict$",
+        "--exclude-checks",
+        "negative_data_rejection",
+    )
+    ours = ("--config-file", "schemathesis.toml")
+    for first, last in ((ours, ()), ((), of_texts)):
+        done = environment.run(*first, "run", url, *options, *last, program="schemathesis")
+        assert done.returncode == 0, done.stdout
+        assert " passed" in done.stdout
