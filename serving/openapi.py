@@ -134,7 +134,7 @@ def _prediction(served: Served, limits: Limits, url: str) -> dict[str, Any]:
             "predictions": {"type": "array", "items": {"type": "object"}},
             "metadata": {
                 "type": "object",
-                "properties": {key: {"type": "string"} for key in served.identity},
+                "properties": {key: {"type": "string"} for key in (*served.identity, "event")},
             },
         },
     }
