@@ -22,23 +22,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.serving.bundle import BundleError, open_model
-from gauntlet.serving.interface import InputError, Request
 from gauntlet.serving.settings import Settings
 from gauntlet.serving.storage import GS, download
-from gauntlet.serving.verification import verify
+from gauntlet.serving.supervisor import Source, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     given = _parser().parse_args(arguments)
+    if given.command == "serve":
+        return _serve(given)
+    # The process that starts servers needs none of this.
+    from gauntlet.serving.bundle import BundleError, open_model
+    from gauntlet.serving.interface import InputError, Request
+    from gauntlet.serving.verification import verify
+
     if given.command == "verify":
         checks = verify(given.folder)
         for check in checks:
             print(f"{'FAIL' if check.fault else 'ok':4}  {check.name:12}  {check.fault or check.found}")
         return int(any(check.fault for check in checks))
-    if given.command == "serve":
-        return _serve(given)
     try:
         answers = open_model(given.folder).answer(Request(given.rows, given.max_new_tokens))
     except (BundleError, InputError) as error:
@@ -73,8 +76,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(given: argparse.Namespace) -> int:
-    from gauntlet.serving.server import Source, serve  # uvicorn and uvloop, which the others need not
-
     with ExitStack() as copies:
 
         def folder(place: str) -> Path:
@@ -94,11 +95,12 @@ def _serve(given: argparse.Namespace) -> int:
                 if not is_pair:
                     raise UsageError(f"--model: found {pair!r}, expected NAME=PLACE.")
                 sources.append(Source(folder(one), name))
-            serve(sources, Settings(**{one.name: getattr(given, one.name) for one in fields(Settings)}))
-        except (BundleError, UsageError) as error:
+            return serve(
+                sources, Settings(**{one.name: getattr(given, one.name) for one in fields(Settings)})
+            )
+        except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2 if isinstance(error, UsageError) else 1
-    return 0
+            return 2
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""The server process: bundles are opened, proved and warmed up; then requests are answered until a signal."""
+"""The server process: opens bundles, proves and warms them up, then answers requests until it is told to end.
+
+`supervisor` starts it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from gauntlet.serving.interface import RowModel, StreamModel
 from gauntlet.serving.settings import Batching, Settings
 from gauntlet.serving.storage import read_object
 from gauntlet.serving.streaming import MOST_STREAMS, StreamEngine
+from gauntlet.serving.supervisor import END, READY, SIGNALS, Job, Source
 from gauntlet.serving.telemetry import AccessLog, Metrics
 from gauntlet.serving.verification import proved_model, read_certificate
 
@@ -39,22 +40,6 @@ HEAD_SECONDS, HEAD_BYTES = 20.0, 65_536
 WARM_RUNS = 2
 MEGABYTE = 2**20
 SHA256_SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Source:
-    """A bundle to serve.
-
-    Attributes:
-        name: What routes call the model; None takes the bundle's own name.
-        version: None takes the beginning of the sha256 of `bundle.json`.
-        sha256: What `bundle.json` must hash to, where a registry has recorded it.
-    """
-
-    folder: Path
-    name: str | None = None
-    version: str | None = None
-    sha256: str | None = None
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -142,28 +127,19 @@ def warm_steps(model: RowModel, cost: CostModel, most: int) -> None:
                 cost.observe(rows, (monotonic() - started) / length)
 
 
-def serve(sources: Sequence[Source], settings: Settings) -> None:
-    """Serve bundles until SIGTERM or SIGINT.
-
-    What was begun is answered within 8 s, and new requests get 503 meanwhile. A second signal ends at once.
-
-    Raises:
-        UsageError: The address cannot be used, or two models have one name.
-        BundleError: A bundle is not proved on this machine.
-    """
-    host, port = settings.address
-    try:
-        listening = socket.create_server((host, port), backlog=2048, reuse_port=False)
-    except OSError as error:
-        raise UsageError(
-            f"--port: cannot listen on {host}:{port}: {error.strerror or error}. Choose another with --port."
-        ) from None
-    with listening:
-        unfinished = uvloop.run(_serve(sources, settings, listening))
+def main(job: Job) -> int:
+    """Do what the supervisor asks for; return the exit code."""
+    with socket.socket(fileno=job.listening) as listening, socket.socket(fileno=job.control) as control:
+        try:
+            unfinished = uvloop.run(_serve(job, listening, control))
+        except (BundleError, UsageError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2 if isinstance(error, UsageError) else 1
     if unfinished:  # a thread still computes what nobody waits for, and Python would wait for it
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+    return 0
 
 
 class _Protocol(HttpToolsProtocol):
@@ -220,10 +196,46 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(sources: Sequence[Source], settings: Settings, listening: socket.socket) -> bool:
-    """Serve until a signal; return whether something is unfinished."""
-    loop = asyncio.get_running_loop()
+class _End:
+    """The end of a server: what was begun is answered first, for a while."""
+
+    def __init__(self, app: Application, server: uvicorn.Server) -> None:
+        self._app, self._server = app, server
+        self._task: asyncio.Task[None] | None = None
+        self.unfinished = False
+
+    def begin(self) -> None:
+        """Take no new requests, and end once those that were begun are answered."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._drain())
+
+    def told(self, control: socket.socket) -> None:
+        """Read what the supervisor says; nothing if it is gone."""
+        try:
+            word = control.recv(1)
+        except ConnectionResetError:  # it has not read that the server is ready
+            word = b""
+        if word == END:
+            os._exit(0)
+        if not word:
+            asyncio.get_running_loop().remove_reader(control)
+        self.begin()
+
+    async def _drain(self) -> None:
+        try:
+            await asyncio.wait_for(self._app.drained(), DRAIN_SECONDS)
+        except TimeoutError:
+            self.unfinished = True
+            self._app.cut()
+            print(f"{self._app.active} requests were not answered in time", file=sys.stderr, flush=True)
+        self._server.should_exit = True
+
+
+async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> bool:
+    """Serve until a signal, or the supervisor says so or is gone; return whether something is unfinished."""
+    loop, settings = asyncio.get_running_loop(), job.settings
     metrics = Metrics()
+    metrics.restarts.inc(job.restarts)
     log = AccessLog(metrics)
     app = Application(
         limits_of(settings),
@@ -248,29 +260,16 @@ async def _serve(sources: Sequence[Source], settings: Settings, listening: socke
             timeout_graceful_shutdown=1,
         )
     )
-    unfinished = False
-    ending: asyncio.Task[None] | None = None
-
-    async def end() -> None:
-        nonlocal unfinished
-        try:
-            await asyncio.wait_for(app.drained(), DRAIN_SECONDS)
-        except TimeoutError:
-            unfinished = True
-            app.cut()
-            print(f"{app.active} requests were not answered in time", file=sys.stderr, flush=True)
-        server.should_exit = True
-
-    def signalled() -> None:
-        nonlocal ending
-        if ending is not None:
-            os._exit(0)
-        ending = loop.create_task(end())
-
-    for one in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(one, signalled)
-    loading: asyncio.Future[Any] = loop.run_in_executor(None, _opened_all, sources, settings, metrics, loop)
-    if "K_SERVICE" in os.environ:  # Cloud Run sends requests as soon as the port is open
+    end = _End(app, server)
+    control.setblocking(False)
+    loop.add_reader(control, end.told, control)
+    for one in SIGNALS:  # the whole process group may get it, so a second one means nothing here
+        loop.add_signal_handler(one, end.begin)
+    loading: asyncio.Future[Any] = loop.run_in_executor(
+        None, _opened_all, job.sources, settings, metrics, loop
+    )
+    # Cloud Run sends requests as soon as the port is open; after a restart clients wait and get no 503.
+    if job.restarts or "K_SERVICE" in os.environ:
         await asyncio.wait({loading})
         loading.result()
     serving: asyncio.Future[Any] = asyncio.ensure_future(server.serve(sockets=[listening]))
@@ -284,6 +283,7 @@ async def _serve(sources: Sequence[Source], settings: Settings, listening: socke
         await serving
         raise
     app.ready(models)
+    control.send(READY)
     host, port = listening.getsockname()[:2]
     for served in models:
         print(
@@ -296,7 +296,7 @@ async def _serve(sources: Sequence[Source], settings: Settings, listening: socke
     for served in models:
         served.engine.close()
     log.close()
-    return unfinished
+    return end.unfinished
 
 
 def _opened_all(
@@ -317,3 +317,7 @@ def _opened_all(
             served.engine.close()
         raise
     return list(found.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main(Job.from_json(sys.argv[1])))

@@ -15,7 +15,6 @@ from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.serving.interface import InputError
 
 GS = "gs://"
 API = "https://storage.googleapis.com"
@@ -30,6 +29,8 @@ def read_object(uri: str, root: str, most_bytes: int) -> bytes:
     Raises:
         InputError: It lies elsewhere, is too large or cannot be read.
     """
+    from gauntlet.serving.interface import InputError  # numpy, which the supervisor needs not
+
     if not uri.startswith(root.rstrip("/") + "/"):
         raise InputError(f"found {uri[:200]}, expected a file below {root}")
     try:

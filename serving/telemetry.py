@@ -67,6 +67,7 @@ class Metrics:
         )
         self.waiting = Gauge("gauntlet_queue_tokens", "Tokens that wait.", **of_model)
         self.refused = Counter("gauntlet_refused_requests", "Requests refused.", ("reason",), **own)
+        self.restarts = Counter("gauntlet_restarts", "Server processes that died and were replaced.", **own)
         self.dropped = Counter("gauntlet_dropped_log_lines", "Lines of the access log dropped.", **own)
 
     def of_batch(self, model: str, batch: Batch) -> None:

@@ -26,7 +26,7 @@ from gauntlet.serving.settings import Batching, Settings
 if TYPE_CHECKING:
     from gauntlet.backends.registry import ModelVersion, Registry
     from gauntlet.serving.bundle import TensorSpec
-    from gauntlet.serving.server import Source
+    from gauntlet.serving.supervisor import Source
 
 app = typer.Typer()
 
@@ -179,10 +179,11 @@ def serve(
         queue_tokens=queue_tokens, queue_mb=queue_mb, max_body_mb=max_body_mb,
         max_instances=max_instances, max_pixels=max_pixels, allow_gs=allow_gs,
     )  # fmt: skip
-    from gauntlet.serving.server import serve as serve_bundles
+    from gauntlet.serving.supervisor import serve as serve_bundles
 
     with ExitStack() as copies:
-        serve_bundles(_sources(place, model or [], alias, copies), settings)
+        code = serve_bundles(_sources(place, model or [], alias, copies), settings)
+    raise typer.Exit(code)
 
 
 def _sources(place: str | None, models: Sequence[str], alias: str, copies: ExitStack) -> list[Source]:
@@ -190,7 +191,7 @@ def _sources(place: str | None, models: Sequence[str], alias: str, copies: ExitS
     from gauntlet.backends.factory import bundle_folder, open_registry
     from gauntlet.backends.registry import BUNDLE_TAG
     from gauntlet.backends.storage import download
-    from gauntlet.serving.server import Source
+    from gauntlet.serving.supervisor import Source
 
     def folder(uri: str) -> Path:
         if "://" not in uri:

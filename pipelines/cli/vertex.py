@@ -174,13 +174,17 @@ def logs(
     run: Run = "latest",
     step: Annotated[str | None, typer.Option(help="One step's lines only, such as train-model.")] = None,
 ) -> None:
-    """Print what the steps of a submitted run have printed."""
-    from gauntlet.backends.google.jobs import PipelineJobs, job_log
+    """Print what the steps of a run have printed: of one on this machine, or a submitted one."""
     from gauntlet.pipelines.training import STEPS
-    from gauntlet.pipelines.vertex.submission import submitted_run
+    from gauntlet.pipelines.vertex.submission import local_logs, submitted_run
 
     if step is not None and step not in STEPS:
         raise UsageError(f"--step: found {step!r}, expected one of {', '.join(STEPS)}.")
+    if (folder := local_logs(run, gauntlet_home())) is not None:
+        _print_logs(folder, [step] if step else STEPS)
+        return
+    from gauntlet.backends.google.jobs import PipelineJobs, job_log
+
     submitted = submitted_run(run, gauntlet_home())
     job = PipelineJobs(submitted.location).get(submitted.name)
     shown = False
@@ -193,6 +197,16 @@ def logs(
             console.say(f"{task.task_name}: {line}")
     if not shown:
         console.print("nothing has been printed yet")
+
+
+def _print_logs(folder: Path, steps: Sequence[str]) -> None:
+    """The lines of a local run's steps, in the order of the steps."""
+    files = [file for step in steps if (file := folder / f"{step}.log").is_file()]
+    for file in files:
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            console.say(f"{file.stem}: {line}")
+    if not files:
+        console.say(f"nothing in {folder}: {' and '.join(steps)} did not start, or came from the cache")
 
 
 @app.command(rich_help_panel=CLOUD)

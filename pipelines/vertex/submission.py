@@ -34,7 +34,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import MODEL_KEYS, save_manifest, texts_at
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
-from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
+from gauntlet.pipelines.home import ARGUMENTS_FILE, LOGS_FOLDER, MANIFEST_FILE, Home, RunRecord
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
 from gauntlet.pipelines.training import (
     CPUS_OF_A_STEP,
@@ -445,3 +445,11 @@ def submitted_run(run: str, home: Home) -> SubmittedRun:
     if not file.is_file():
         raise UsageError(f"{record.run_id}: it ran on this machine; see `gauntlet report {record.run_id}`.")
     return SubmittedRun(json.loads(file.read_text(encoding="utf-8"))["name"], record)
+
+
+def local_logs(run: str, home: Home) -> Path | None:
+    """The folder of the logs of a run on this machine; None for a submitted run, or a `UsageError`."""
+    if JOB_NAME.fullmatch(run):
+        return None
+    folder = home.run_folder(home.find_run(run).run_id)
+    return None if (folder / JOB_FILE).is_file() else folder / LOGS_FOLDER

@@ -8,6 +8,7 @@ import pytest
 
 from gauntlet.backends.factory import open_registry
 from gauntlet.pipelines.cli import main
+from gauntlet.pipelines.home import Home
 from gauntlet.serving.bundle import BundleInfo, write_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -343,3 +344,25 @@ def test_a_model_from_elsewhere_that_cannot_be_judged_is_bad_usage(
     assert gauntlet("run", *arguments) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not (own_home / "runs").exists()
+
+
+def test_logs_prints_the_steps_of_a_run_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME", str(tmp_path))
+    home = Home(tmp_path)
+    run = home.create_run("demo").run_id
+    logs = home.run_folder(run) / "logs"
+    logs.mkdir()
+    (logs / "train-model.log").write_text("epoch 1\nepoch 2\n")
+    (logs / "validate-data.log").write_text("read 5 rows [b]\n")
+
+    def printed(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["logs", *arguments])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    assert printed(run) == "validate-data: read 5 rows [b]\ntrain-model: epoch 1\ntrain-model: epoch 2\n"
+    assert printed("latest", "--step", "train-model") == "train-model: epoch 1\ntrain-model: epoch 2\n"
+    assert "gate-model did not start" in printed("--step", "gate-model")
