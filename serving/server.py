@@ -25,11 +25,12 @@ from gauntlet.serving.engine import MOST_ROWS, CostModel, Engine
 from gauntlet.serving.faces import Limits
 from gauntlet.serving.interface import RowModel, StreamModel
 from gauntlet.serving.settings import Batching, Settings
+from gauntlet.serving.shapes import choose
 from gauntlet.serving.storage import read_object
 from gauntlet.serving.streaming import MOST_STREAMS, StreamEngine
 from gauntlet.serving.supervisor import END, READY, SIGNALS, Job, Source
 from gauntlet.serving.telemetry import AccessLog, Metrics
-from gauntlet.serving.verification import proved_model, read_certificate
+from gauntlet.serving.verification import prove, proved_model, read_certificate
 
 ASKED = ("medium", "columns", "fields", "lengths", "sample", "read", "run", "parameters", "most_rows")
 """What a kind's model defines to be served, as `interface.RowModel` describes it."""
@@ -82,8 +83,18 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
         engine = StreamEngine(cast(StreamModel, model), cost, loop, **common)
     else:
         cost = CostModel(info.latency_ms, model.lengths[len(model.lengths) // 2])
-        warm(model, cost, (model.most_rows or MOST_ROWS) if together else 1, settings.batch_tokens)
-        engine = Engine(model, cost, batch_tokens=settings.batch_tokens, **common)
+        most = (model.most_rows or MOST_ROWS) if together else 1
+        choice = choose(model, settings.shape, most, settings.batch_tokens)
+        if choice.model is not model:
+            tuple(prove(source.folder, info, choice.model))  # the session that serves is proved too
+        for shape, figure in choice.rows_per_second.items():
+            metrics.shape_rows.labels(name, shape).set(figure)
+        metrics.shape.labels(name, choice.shape).set(1)
+        print(f"{name}: {choice}", file=sys.stderr, flush=True)
+        model = choice.model
+        warm(model, cost, most, settings.batch_tokens)
+        workers = choice.workers
+        engine = Engine(model, cost, workers=workers, batch_tokens=settings.batch_tokens, **common)
     version = source.version or sha256[:SHA256_SHOWN]
     return Served(name, version, sha256[:SHA256_SHOWN], info.task, model, engine)
 

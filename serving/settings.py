@@ -14,6 +14,12 @@ BATCHING = (
     "with the rows of a batch."
 )
 
+Shape = Literal["auto", "wide", "per-core"]
+SHAPE = (
+    "How a model that scores rows uses the CPUs: wide, one batch at a time on all of them; per-core, a batch "
+    "on each; or auto, the one that computes more rows a second when the server starts."
+)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,6 +34,7 @@ class Settings:
         metadata={"type": int, "help": "Default: $AIP_HTTP_PORT, $PORT or 8080; 0 takes a free one."},
     )
     batching: Batching = field(default="safe", metadata={"choices": get_args(Batching), "help": BATCHING})
+    shape: Shape = field(default="auto", metadata={"choices": get_args(Shape), "help": SHAPE})
     timeout: float = field(
         default=10.0,
         metadata={"type": float, "help": "Seconds for a request without the header X-Request-Timeout."},

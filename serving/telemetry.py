@@ -65,6 +65,11 @@ class Metrics:
         self.padding = Histogram(
             "gauntlet_padding_share", "Padding among a batch's tokens.", buckets=SHARES, **of_model
         )
+        shape: dict[str, Any] = {"labelnames": ("model", "shape"), **own}
+        self.shape = Gauge("gauntlet_shape_info", "How a model uses the CPUs: wide or per-core.", **shape)
+        self.shape_rows = Gauge(
+            "gauntlet_shape_rows_per_second", "What each shape computed when the server started.", **shape
+        )
         self.waiting = Gauge("gauntlet_queue_tokens", "Tokens that wait.", **of_model)
         self.refused = Counter("gauntlet_refused_requests", "Requests refused.", ("reason",), **own)
         self.restarts = Counter("gauntlet_restarts", "Server processes that died and were replaced.", **own)
