@@ -333,12 +333,17 @@ class Keys:
     Attributes:
         numbers: The key of each row, (N,).
         distinct: The keys, on disk, (K,).
-        hashes: Their hashes, (K, 2).
     """
 
     numbers: npt.NDArray[np.int32]
     distinct: Shelf
-    hashes: Hashes
+
+    def hashes(self) -> Hashes:
+        """The hash of each distinct key, (K, 2), made anew in each call."""
+        found = np.empty((len(self.distinct), 2), dtype=np.uint64)
+        for start, piece in self.distinct.pieces():
+            found[start : start + len(piece)] = hashes_of(piece["key"].to_list())
+        return found
 
 
 def number_keys(table: TextRows, rows: pd.Index[int]) -> Keys:
@@ -354,11 +359,10 @@ def number_keys(table: TextRows, rows: pd.Index[int]) -> Keys:
         prints.append(of_piece)
     numbers, first = _numbered(prints)
     del prints
-    distinct, hashes = Shelf("key"), np.empty((len(first), 2), dtype=np.uint64)
-    for place, piece in every.pieces_of(first):
+    distinct = Shelf("key")
+    for _, piece in every.pieces_of(first):
         distinct.add(piece["key"])
-        hashes[place] = hashes_of(piece["key"].to_list())
-    return Keys(numbers, distinct, hashes)
+    return Keys(numbers, distinct)
 
 
 def _numbered(prints: Sequence[npt.NDArray[np.uint64]]) -> tuple[npt.NDArray[np.int32], Ints]:
