@@ -279,7 +279,7 @@ def split_codes(table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The place of each row's split in `SPLITS`, (N,)."""
     splits = table["split"]
     if isinstance(splits.dtype, pd.CategoricalDtype) and splits.cat.categories.equals(pd.Index(SPLITS)):
-        return splits.cat.codes.to_numpy(np.int8)  # without an object for each row
+        return splits.cat.codes.to_numpy().astype(np.int8)  # without an object for each row
     return pd.Index(SPLITS).get_indexer(pd.Index(splits)).astype(np.int8)
 
 

@@ -67,7 +67,8 @@ from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.pieces import readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.rows import SPLIT, Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
-from gauntlet.tasks.texts.similarity import TextLikeness, in_order
+from gauntlet.tasks.texts.similarity import TextLikeness
+from gauntlet.tasks.texts.threads import in_order
 from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 from gauntlet.tasks.texts.words import NumberedWords, Words, all_words
