@@ -65,6 +65,17 @@ def as_csv(rows: list[tuple[str, str]], delimiter: str = ",", line_end: str = "\
     return stream.getvalue().encode()
 
 
+def as_simple_csv(rows: list[tuple[str, str]], quoting: Any, line_end: str = "\n") -> bytes:
+    """Lines that are one row each, but for the first twelve rows and every fortieth."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator=line_end, quoting=quoting)
+    writer.writerow(("text", "label"))
+    for at, (text, label) in enumerate(rows):
+        is_simple = at >= 12 and at % 40
+        writer.writerow((" ".join(text.splitlines()) if is_simple else text, label))
+    return stream.getvalue().encode()
+
+
 def as_lines(rows: list[tuple[str, str]]) -> bytes:
     values: dict[str, Any] = {"7": 7, "1.0": 1.0, "True": True, "": None}
     objects = [
@@ -90,6 +101,8 @@ def found(read: Callable[[], Iterator[Piece]]) -> list[tuple[Any, ...]]:
         ("b.csv", lambda rows: as_csv(rows, ";", "\r")),
         ("c.csv", lambda rows: b"\xef\xbb\xbf" + as_csv(rows).replace(b"\n", b"\n\n \n", 3)),
         ("d.csv", lambda rows: as_csv(rows).replace("é".encode(), b"\xe9")),
+        ("e.csv", lambda rows: as_simple_csv(rows * 3, csv.QUOTE_ALL)),
+        ("f.csv", lambda rows: as_simple_csv(rows * 3, csv.QUOTE_MINIMAL, "\r\n")),
         ("a.jsonl", as_lines),
         ("b.jsonl", lambda rows: as_lines(rows).replace(b"\n", b"\n\n", 5) + b"\n"),
     ],
