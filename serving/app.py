@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -23,15 +23,17 @@ from gauntlet.serving.faces import (
     HEADER_LENGTH,
     Asked,
     Fault,
+    Instance,
     Limits,
     describe,
     parse,
     parse_inference,
 )
-from gauntlet.serving.interface import Answer, InputError, Piece, Row, RowModel
+from gauntlet.serving.interface import Answer, InputError, LoggedModel, Piece, Row, RowModel
 from gauntlet.serving.openai import CHAT, TEXT, Completion, error_of, failure
 from gauntlet.serving.openai import parse as parse_completion
 from gauntlet.serving.openapi import document, page
+from gauntlet.serving.request_log import Event, RequestLog, event_of
 from gauntlet.serving.streaming import StreamEngine
 from gauntlet.serving.telemetry import AccessLog, Metrics, trace_of
 
@@ -50,6 +52,7 @@ WAY_BACK_SECONDS = 0.004
 UNWATCHED_SECONDS = 0.01
 """Watching whether a client leaves takes a task, which costs a short request as much as reading it."""
 TIMEOUT_HEADER = "x-request-timeout"
+EVENT_HEADER, ARM_HEADER = "x-gauntlet-event", "x-gauntlet-arm"
 REFUSED_HEADER = "x-gauntlet-refused"
 CLIENT_LEFT = 499  # nginx's; nobody reads it but the log
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")  # others are one label of the metrics
@@ -108,6 +111,13 @@ class Exchange:
     work: Work | None = None
     reason: str | None = None
     traceback: str | None = None
+    event: str = ""
+    instances: Sequence[Instance] = ()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What answers, and the id of the request."""
+        return {} if self.served is None else {**self.served.identity, "event": self.event}
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,7 @@ class Application:
         timeout: Seconds within which a request is answered that names no deadline of its own.
         queue_bytes: The most bytes of bodies that may be held at once.
         predict_route, health_route: Those that Vertex asks for.
+        requests: Where requests are logged.
     """
 
     limits: Limits
@@ -144,6 +155,7 @@ class Application:
     queue_bytes: int
     predict_route: str = "/predict"
     health_route: str = "/health"
+    requests: RequestLog | None = None
     models: dict[str, Served] = field(default_factory=dict)
     state: State = "starting"
     active: int = 0
@@ -188,6 +200,7 @@ class Application:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         client = scope.get("client") or ("",)
         one = Exchange(scope["method"], scope["path"], headers, receive, str(client[0]))
+        one.event = event_of(headers.get(EVENT_HEADER))
         started, arrived = monotonic(), datetime.now(UTC)
         trace, traceparent = trace_of(headers.get("traceparent"))
         self.active += 1
@@ -208,7 +221,7 @@ class Application:
         if response.events is None:
             more["content-length"] = str(len(response.body))
         if one.served is not None:
-            more |= {f"x-gauntlet-{key.replace('_', '-')}": said for key, said in one.served.identity.items()}
+            more |= {f"x-gauntlet-{key.replace('_', '-')}": said for key, said in one.identity.items()}
         if self.state == "draining":
             more["connection"] = "close"
         if response.status == CLIENT_LEFT:
@@ -387,7 +400,7 @@ class Application:
             raise Fault(400, f"model: {served.name} is no language model: ask it by {self.predict_route}")
         instance, parameters = asked.read(served.model, self.limits)
         [row] = self._rows(served.model, Asked([instance], parameters, lambda _: (b"", {})))
-        one.rows, one.tokens = 1, row.length
+        one.rows, one.tokens, one.instances = 1, row.length, [instance]
         bundle = served.bundle_sha256
         if asked.is_streamed:
             news: asyncio.Queue[Piece | Exception] = asyncio.Queue()
@@ -462,6 +475,7 @@ class Application:
             asked, rows = await asyncio.get_running_loop().run_in_executor(self._readers, read)
         self.metrics.read_seconds.labels(served.name).observe(monotonic() - begun)
         one.rows, one.tokens = len(rows), sum(row.length for row in rows)
+        one.instances = asked.instances
         one.work = served.engine.submit(rows, deadline)
         content, headers = asked.answer(await self._computed(one, served.engine, one.work))
         return Response(200, content, {"content-type": "application/json", **headers})
@@ -556,6 +570,24 @@ class Application:
         seconds = monotonic() - started
         method = one.method if one.method in METHODS else "_OTHER"
         self.metrics.request_seconds.labels(method, one.route, str(response.status)).observe(seconds)
+        if self.requests is not None and one.work is not None and one.served is not None:
+            done = one.work.future
+            is_good = done.done() and not done.cancelled() and done.exception() is None
+            event = Event(
+                request_id=one.event,
+                trace_id=trace,
+                time=arrived,
+                model=cast(LoggedModel, one.served.model),
+                identity=one.served.identity,
+                arm=one.headers.get(ARM_HEADER),
+                client=one.client,
+                status=response.status,
+                seconds=seconds,
+                instances=one.instances,
+                rows=one.work.rows,
+                answers=done.result() if is_good else None,
+            )
+            self.requests.add(event)
         severity = "ERROR" if response.status >= 500 else "WARNING" if response.status >= 400 else "INFO"
         work = one.work
         computed = (
@@ -581,7 +613,7 @@ class Application:
                 "body_bytes": one.body_bytes,
                 **({} if one.reason is None else {"reason": one.reason}),
                 **({} if one.traceback is None else {"traceback": one.traceback}),
-                **({} if one.served is None else one.served.identity),
+                **one.identity,
                 **({} if one.served is None else {"rows": one.rows, "tokens": one.tokens}),
                 **computed,
             }
@@ -608,10 +640,10 @@ def listed(name: str) -> dict[str, Any]:
 def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
     """A Vertex prediction."""
     content_type, has_cells = one.headers.get("content-type", ""), CELLS_HEADER in one.headers
-    return parse(served.model, served.identity, app.limits, content_type, body, has_cells)
+    return parse(served.model, one.identity, app.limits, content_type, body, has_cells)
 
 
 def parse_v2(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
     """An inference of the Open Inference Protocol."""
     length = one.headers.get(HEADER_LENGTH)
-    return parse_inference(served.model, served.identity, app.limits, length, body)
+    return parse_inference(served.model, one.identity, app.limits, length, body)

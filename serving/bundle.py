@@ -14,9 +14,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -302,6 +303,12 @@ class Bundle:
         model, cpus = self.folder / MODEL_FILE, threads or usable_cpus()
         self.session = loaded(model, cpus, self.info.device or "cpu")
         self._inputs: Inputs = of_kind(self.info.task, "open_inputs")(self.folder, self.info)
+
+    def with_threads(self, threads: int) -> Self:
+        """The same model on the CPU with a session of its own, of so many threads. Raises as `loaded`."""
+        other = copy(self)
+        other.session = loaded(self.folder / MODEL_FILE, threads)
+        return other
 
     def encode(self, rows: Rows) -> Batch:
         """The graph's inputs of some rows, or an `InputError` if the model cannot take them."""

@@ -1,7 +1,7 @@
 """Decides which rows a model computes next, and refuses work that cannot be done in time.
 
-Rows of all requests wait in one queue. The engine never waits for more of them: when the model is free, it
-computes what is there. When the model is busy, the next batch is made around the most urgent row, of rows of
+Rows of all requests wait in one queue. The engine never waits for more of them: when a thread is free, it
+computes what is there. When all are busy, the next batch is made around the most urgent row, of rows of
 about its length, as long as computing them together takes less time than computing them one by one.
 """
 
@@ -132,21 +132,27 @@ class Batch:
 
 
 class Engine:
-    """One model, its queue and the thread that computes. All methods are for one event loop."""
+    """One model, its queue and the threads that compute. All methods are for one event loop."""
 
     def __init__(
         self,
         model: RowModel,
         cost: CostModel,
         *,
+        workers: int = 1,
         together: bool,
         batch_tokens: int,
         queue_tokens: int,
         observe: Callable[[Batch], None] = lambda _: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """Serve a model. `together`: whether rows may share a batch at all; else each is computed alone."""
+        """Serve a model.
+
+        `workers` is how many batches are computed at once. `together`: whether rows may share a batch at
+        all; else each is computed alone.
+        """
         self.model = model
+        self._workers = workers
         self.cost = cost
         self._most_rows = (model.most_rows or MOST_ROWS) if together else 1
         self._batch_tokens, self._queue_tokens = batch_tokens, queue_tokens
@@ -155,8 +161,8 @@ class Engine:
         self._by_length: list[_Waiting] = []
         self._numbers = count()
         self._waiting_tokens = 0
-        self._busy_until: float | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._ends: dict[int, float] = {}  # when each batch that is being computed is expected to end
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="inference")
 
     def waiting_tokens(self) -> int:
         """The tokens of all rows that wait."""
@@ -186,9 +192,9 @@ class Engine:
                 f"{self._queue_tokens} that may wait",
                 self._seconds(self._waiting_tokens, len(self._by_length)),
             )
-        begin = max(now, self._busy_until or now)
+        begin = now if len(self._ends) < self._workers else max(now, min(self._ends.values()))
         ahead = begin - now + self._seconds(self._waiting_tokens, len(self._by_length))
-        finished = ahead + self._seconds(tokens, rows)
+        finished = ahead + max(self._seconds(tokens, rows), self.cost(tokens / rows))
         if now + finished > deadline:
             left = max(0.0, deadline - now)
             message = f"it would be answered in {finished:.3f} s, and its deadline is in {left:.3f} s"
@@ -203,28 +209,28 @@ class Engine:
 
     def close(self) -> None:
         """Take no more work."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _seconds(self, tokens: int, rows: int) -> float:
-        """What rows that wait will take, in as few batches as they fit into."""
+        """What rows that wait will take, in as few batches as they fit into, all threads at work."""
         batches = max(math.ceil(tokens / self._batch_tokens), math.ceil(rows / self._most_rows))
-        return self.cost(tokens, batches)
+        return self.cost(tokens, batches) / self._workers
 
     def _dispatch(self) -> None:
-        if self._busy_until is not None:
-            return
-        chosen = self.choose()
-        if not chosen:
-            return
+        while len(self._ends) < self._workers and (chosen := self.choose()):
+            self._begin(chosen)
+
+    def _begin(self, chosen: Sequence[_Waiting]) -> None:
         now, rows = self._clock(), [one.row for one in chosen]
         padded = len(rows) * max(row.length for row in rows)
-        self._busy_until = now + self.cost(padded)
+        number = next(self._numbers)
+        self._ends[number] = now + self.cost(padded)
         for one in chosen:
             one.work.queued = max(one.work.queued, now - one.work.arrived)
             one.work.batch_rows = max(one.work.batch_rows, len(rows))
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._thread, self._compute, rows)
-        done.add_done_callback(lambda found: self._finished(chosen, padded, now, found))
+        done = loop.run_in_executor(self._threads, self._compute, rows)
+        done.add_done_callback(lambda found: self._finished(number, chosen, padded, now, found))
 
     def choose(self) -> list[_Waiting]:
         """Take the next batch out of the queue."""
@@ -246,7 +252,8 @@ class Engine:
         """The row at a place of the queue, and its neighbours by length that are worth taking with it."""
         low, high, longest = at, at + 1, self._by_length[at].row.length
         deadline = self._by_length[at].work.deadline
-        while high - low < self._most_rows:
+        share = math.ceil(len(self._by_length) / (self._workers - len(self._ends)))  # of each free thread
+        while high - low < min(share, self._most_rows):
             size = high - low
             shorter = self._by_length[low - 1] if low > 0 else None
             longer = self._by_length[high] if high < len(self._by_length) else None
@@ -284,6 +291,7 @@ class Engine:
 
     def _finished(
         self,
+        number: int,
         chosen: Sequence[_Waiting],
         padded: int,
         started: float,
@@ -291,7 +299,7 @@ class Engine:
     ) -> None:
         if found.cancelled():  # the server is ending
             return
-        self._busy_until = None
+        del self._ends[number]
         seconds = self._clock() - started
         self.cost.observe(padded, seconds)
         waited = [started - one.work.arrived for one in chosen]

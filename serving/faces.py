@@ -311,7 +311,7 @@ def parse_inference(
             "model_name": identity["model"],
             "model_version": identity["version"],
             **({} if asked.id is None else {"id": asked.id}),
-            "parameters": {"bundle_sha256": identity["bundle_sha256"]},
+            "parameters": {key: identity[key] for key in ("bundle_sha256", "event")},
             "outputs": outputs,
         }
         head = msgspec.json.encode(content)

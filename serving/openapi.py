@@ -149,7 +149,7 @@ def _prediction(served: Served, limits: Limits, url: str) -> dict[str, Any]:
             },
             "metadata": {
                 "type": "object",
-                "properties": {key: {"type": "string"} for key in served.identity},
+                "properties": {key: {"type": "string"} for key in (*served.identity, "event")},
             },
         },
     }

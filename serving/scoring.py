@@ -147,6 +147,13 @@ class ScoringModel(Bundle, ABC):
         rows: Rows = SMOKE_TEXTS if self.medium == "text" else self._noise(2)
         return [self.probabilities(rows[at : at + 1])[0].tolist() for at in range(len(rows))]
 
+    def features(self, parts: Sequence[Part], row: Row) -> Mapping[str, float]:
+        """How long a text is, and whether it was cut; how bright images are, and how much pixels differ."""
+        if self.medium == "text":
+            return {"characters": len(str(parts[0])), "tokens": row.length, "cut": row.cut}
+        pixels = np.stack(list(row.inputs.values())).astype(np.float32)
+        return {"brightness": float(pixels.mean()), "contrast": float(pixels.std())}
+
     def note(self, row: Row) -> str | None:
         """What a reader should know of the answer to a row."""
         return CUT.format(self.info.max_length) if row.cut else None

@@ -24,15 +24,19 @@ from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, file_sha256, read_
 from gauntlet.serving.engine import MOST_ROWS, CostModel, Engine
 from gauntlet.serving.faces import Limits
 from gauntlet.serving.interface import RowModel, StreamModel
-from gauntlet.serving.settings import Batching, Settings
+from gauntlet.serving.request_log import RequestLog
+from gauntlet.serving.settings import LOG_KEY, Batching, Settings
+from gauntlet.serving.shapes import choose
 from gauntlet.serving.storage import read_object
 from gauntlet.serving.streaming import MOST_STREAMS, StreamEngine
 from gauntlet.serving.supervisor import END, READY, SIGNALS, Job, Source
 from gauntlet.serving.telemetry import AccessLog, Metrics
-from gauntlet.serving.verification import proved_model, read_certificate
+from gauntlet.serving.verification import prove, proved_model, read_certificate
 
 ASKED = ("medium", "columns", "fields", "lengths", "sample", "read", "run", "parameters", "most_rows")
 """What a kind's model defines to be served, as `interface.RowModel` describes it."""
+LOGGED = ("features", "logged")
+"""What it defines besides if requests are logged: `interface.LoggedModel`."""
 DRAIN_SECONDS = 7.0
 """For what was begun before a signal; uvicorn's own end takes up to 1 s more. Cloud Run kills after 10 s."""
 KEEP_ALIVE_SECONDS = 75
@@ -61,7 +65,8 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
     """
     proved = proved_model(source.folder, source.sha256)
     info = read_info(source.folder, source.sha256)
-    if missing := [name for name in ASKED if not hasattr(proved, name)]:
+    asked = ASKED if settings.request_log is None else ASKED + LOGGED
+    if missing := [name for name in asked if not hasattr(proved, name)]:
         raise BundleError(
             f"{source.folder}: a model of {info.task} cannot be served: its kind defines no "
             f"{', '.join(missing)} (docs/how-to/add_a_task_kind.md)"
@@ -82,8 +87,18 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
         engine = StreamEngine(cast(StreamModel, model), cost, loop, **common)
     else:
         cost = CostModel(info.latency_ms, model.lengths[len(model.lengths) // 2])
-        warm(model, cost, (model.most_rows or MOST_ROWS) if together else 1, settings.batch_tokens)
-        engine = Engine(model, cost, batch_tokens=settings.batch_tokens, **common)
+        most = (model.most_rows or MOST_ROWS) if together else 1
+        choice = choose(model, settings.shape, most, settings.batch_tokens)
+        if choice.model is not model:
+            tuple(prove(source.folder, info, choice.model))  # the session that serves is proved too
+        for shape, figure in choice.rows_per_second.items():
+            metrics.shape_rows.labels(name, shape).set(figure)
+        metrics.shape.labels(name, choice.shape).set(1)
+        print(f"{name}: {choice}", file=sys.stderr, flush=True)
+        model = choice.model
+        warm(model, cost, most, settings.batch_tokens)
+        workers = choice.workers
+        engine = Engine(model, cost, workers=workers, batch_tokens=settings.batch_tokens, **common)
     version = source.version or sha256[:SHA256_SHOWN]
     return Served(name, version, sha256[:SHA256_SHOWN], info.task, model, engine)
 
@@ -145,45 +160,46 @@ def main(job: Job) -> int:
 class _Protocol(HttpToolsProtocol):
     """Closes a connection whose client takes long, or many bytes, to send the head of a request."""
 
-    _head: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _is_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self._expect_head()
+        self._look_at_head()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Bytes have come; mostly they are a whole head, which needs no timer."""
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head is not None and self._head_bytes > HEAD_BYTES:
-            self.transport.close()
+        self._look_at_head()
 
     def on_message_begin(self) -> None:
         """The first byte of a request has come."""
-        self._expect_head()
+        self._is_head, self._head_bytes = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._end_head()
+        self._is_head = False
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
-        self._end_head()
+        self._is_head = False
+        self._look_at_head()
         super().connection_lost(exc)
 
-    def _expect_head(self) -> None:
-        self._end_head()
-        self._head_bytes = 0
-        self._head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
-
-    def _end_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _look_at_head(self) -> None:
+        if not self._is_head:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._head_bytes > HEAD_BYTES:
+            self.transport.close()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
 
 
 class _Server(uvicorn.Server):
@@ -236,6 +252,10 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
     metrics = Metrics()
     metrics.restarts.inc(job.restarts)
     log = AccessLog(metrics)
+    requests = None
+    if settings.request_log is not None:
+        key = os.environ[LOG_KEY]  # which the supervisor sets
+        requests = RequestLog(settings.request_log, settings.sample_rate, settings.store, key, metrics)
     app = Application(
         limits_of(settings),
         metrics,
@@ -244,6 +264,7 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
         int(settings.queue_mb * MEGABYTE),
         os.environ.get("AIP_PREDICT_ROUTE", "/predict"),
         os.environ.get("AIP_HEALTH_ROUTE", "/health"),
+        requests=requests,
     )
     server = _Server(
         uvicorn.Config(
@@ -295,6 +316,8 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
     for served in models:
         served.engine.close()
     log.close()
+    if requests is not None:
+        requests.close()
     return end.unfinished
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,20 @@ def _looks(folder: Path, sha256: str | None) -> Generator[str, None, GraphModel 
     yield _certificate(folder, info, certificate)
     model: GraphModel = of_kind(info.task, "open_model")(folder, sha256)
     yield _tensors(folder, info, model.session)
-    bound = _neighbour_bound(folder, certificate)
+    yield from prove(folder, info, model)
+    return model
+
+
+def prove(folder: Path, info: BundleInfo, model: GraphModel) -> Iterator[str]:
+    """What a model's scores are found to be, alone and together, and beside those of the proof.
+
+    Raises:
+        BundleError: They are others.
+    """
+    bound = _neighbour_bound(folder, read_certificate(folder))
     yield model.prove(bound)
     if GOLDEN_FILE in info.files:
         yield _golden(folder, model, FP32_DIFFERENCE if info.precision == "fp32" else bound)
-    return model
 
 
 def _golden(folder: Path, model: GraphModel, bound: float) -> str:

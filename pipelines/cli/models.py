@@ -21,7 +21,7 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli.options import MODELS, AsJson
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json, styled
-from gauntlet.serving.settings import Batching, Settings
+from gauntlet.serving.settings import Batching, Settings, Shape, Store
 
 if TYPE_CHECKING:
     from gauntlet.backends.registry import ModelVersion, Registry
@@ -198,6 +198,7 @@ def serve(
     host: Annotated[str | None, _of_server("host")] = None,
     port: Annotated[int | None, _of_server("port")] = None,
     batching: Annotated[Batching, _of_server("batching")] = "safe",
+    shape: Annotated[Shape, _of_server("shape")] = "auto",
     timeout: Annotated[float, _of_server("timeout")] = Settings.timeout,
     batch_tokens: Annotated[int, _of_server("batch_tokens")] = Settings.batch_tokens,
     queue_tokens: Annotated[int, _of_server("queue_tokens")] = Settings.queue_tokens,
@@ -206,12 +207,16 @@ def serve(
     max_instances: Annotated[int, _of_server("max_instances")] = Settings.max_instances,
     max_pixels: Annotated[int, _of_server("max_pixels")] = Settings.max_pixels,
     allow_gs: Annotated[str | None, _of_server("allow_gs")] = None,
+    request_log: Annotated[str | None, _of_server("request_log")] = None,
+    sample_rate: Annotated[float, _of_server("sample_rate")] = Settings.sample_rate,
+    store: Annotated[Store, _of_server("store")] = "features",
 ) -> None:
     """Answer over HTTP with one or several bundles: docs/serving.md."""
     settings = Settings(
-        host=host, port=port, batching=batching, timeout=timeout, batch_tokens=batch_tokens,
+        host=host, port=port, batching=batching, shape=shape, timeout=timeout, batch_tokens=batch_tokens,
         queue_tokens=queue_tokens, queue_mb=queue_mb, max_body_mb=max_body_mb,
         max_instances=max_instances, max_pixels=max_pixels, allow_gs=allow_gs,
+        request_log=request_log, sample_rate=sample_rate, store=store,
     )  # fmt: skip
     from gauntlet.serving.supervisor import serve as serve_bundles
 
