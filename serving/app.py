@@ -21,6 +21,7 @@ import msgspec
 
 from gauntlet.serving.engine import Engine, Expired, Refused, RowError, Work
 from gauntlet.serving.faces import (
+    CELLS_HEADER,
     HEADER_LENGTH,
     Asked,
     Fault,
@@ -81,6 +82,20 @@ class Served:
     def identity(self) -> dict[str, str]:
         """What answers."""
         return {"model": self.name, "version": self.version, "bundle_sha256": self.bundle_sha256}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `serving.client` must know to ask it."""
+        model = self.model
+        return {
+            "name": self.name,
+            "version": self.version,
+            "bundle_sha256": self.bundle_sha256,
+            "task": self.task,
+            "medium": model.medium,
+            "columns": model.columns,
+            "parameters": model.parameters,
+        }
 
 
 @dataclass
@@ -343,7 +358,10 @@ class Application:
     def _front(self, one: Exchange) -> Response:
         """A page for browsers; for programs whether the process answers, as KServe's client asks."""
         if "text/html" not in one.headers.get("accept", ""):
-            return Response.of({"status": "alive", "models": list(self.models), "openapi": "/openapi.json"})
+            models = [served.described for served in self.models.values()]
+            return Response.of(
+                {"status": "alive", "state": self.state, "openapi": "/openapi.json", "models": models}
+            )
         return Response(200, page(self._document(one)), {"content-type": "text/html; charset=utf-8"})
 
     def _served(self, one: Exchange, name: str | None) -> Served:
@@ -634,7 +652,8 @@ def encoded_labels(answers: Sequence[Answer]) -> str:
 
 def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
     """A Vertex prediction."""
-    return parse(served.model, one.identity, app.limits, one.headers.get("content-type", ""), body)
+    content_type, has_cells = one.headers.get("content-type", ""), CELLS_HEADER in one.headers
+    return parse(served.model, one.identity, app.limits, content_type, body, has_cells)
 
 
 def parse_v2(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
