@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gauntlet.backends.deployment import Deployment
 from gauntlet.backends.registry import ModelVersion, Registry
 from gauntlet.backends.tracking import RunRequest, StartedRun, TrackedRun, Tracker
 from gauntlet.manifests.errors import UsageError
@@ -57,11 +58,33 @@ BACKENDS = (
     ),
 )
 
+DEPLOYMENTS = {
+    "local": "gauntlet.backends.local.deployment:LocalDeployment",
+    "cloud_run": "gauntlet.backends.google.cloud_run:CloudRunDeployment",
+    "vertex_endpoint": "gauntlet.backends.google.vertex_endpoint:VertexEndpointDeployment",
+}
+"""The classes of deployment targets, by their names in the manifest's section `deployment`."""
+
 
 def open_registry(registry_uri: str) -> Registry:
     """The registry that a URI of one of `BACKENDS` names, not yet created or read; else a `UsageError`."""
     registry: type[Registry] = _load(_backend(registry_uri, "registry URI").registry)
     return registry(registry_uri)
+
+
+def open_deployment(target: str, name: str, registry_uri: str, settings: Mapping[str, Any]) -> Deployment:
+    """The target that serves the model `name`. `settings` is the manifest's section `deployment`.
+
+    Raises:
+        UsageError: There is no such target, or the settings do not reach it.
+    """
+    if target not in DEPLOYMENTS:
+        raise UsageError(
+            f"deployment.target: found {target!r}, expected one of {', '.join(DEPLOYMENTS)}. Set it in the "
+            "manifest."
+        )
+    deployment: type[Deployment] = _load(DEPLOYMENTS[target])
+    return deployment(name, registry_uri, settings)
 
 
 def open_tracking(
@@ -113,16 +136,25 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
     if "://" not in uri:
         yield Path(uri)
         return
-    backend = next((each for each in BACKENDS if each.download and uri.startswith(each.schemes)), None)
     with TemporaryDirectory() as folder:
-        copy = Path(folder)
-        if backend is not None:
-            copy = _load(backend.download)(uri, copy)
-        else:
-            from gauntlet.backends.storage import download
+        yield copy_bundle(uri, Path(folder))
 
-            download(uri, copy)
-        yield copy
+
+def copy_bundle(uri: str, folder: Path) -> Path:
+    """Copy a bundle from a bucket or an MLflow server into a folder; returns where it lies below it.
+
+    Raises:
+        UsageError: The bundle does not exist any more, or may not be read.
+        GauntletError: The bucket or the MLflow server cannot be reached.
+    """
+    backend = next((each for each in BACKENDS if each.download and uri.startswith(each.schemes)), None)
+    if backend is not None:
+        found: Path = _load(backend.download)(uri, folder)
+        return found
+    from gauntlet.backends.storage import download
+
+    download(uri, folder)
+    return folder
 
 
 def _tracker(tracking_uri: str) -> Tracker:

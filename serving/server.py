@@ -24,7 +24,8 @@ from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, file_sha256, read_
 from gauntlet.serving.engine import MOST_ROWS, CostModel, Engine
 from gauntlet.serving.faces import Limits
 from gauntlet.serving.interface import RowModel, StreamModel
-from gauntlet.serving.settings import Batching, Settings
+from gauntlet.serving.request_log import RequestLog
+from gauntlet.serving.settings import LOG_KEY, Batching, Settings
 from gauntlet.serving.shapes import choose
 from gauntlet.serving.storage import read_object
 from gauntlet.serving.streaming import MOST_STREAMS, StreamEngine
@@ -34,6 +35,8 @@ from gauntlet.serving.verification import prove, proved_model, read_certificate
 
 ASKED = ("medium", "columns", "fields", "lengths", "sample", "read", "run", "parameters", "most_rows")
 """What a kind's model defines to be served, as `interface.RowModel` describes it."""
+LOGGED = ("features", "logged")
+"""What it defines besides if requests are logged: `interface.LoggedModel`."""
 DRAIN_SECONDS = 7.0
 """For what was begun before a signal; uvicorn's own end takes up to 1 s more. Cloud Run kills after 10 s."""
 KEEP_ALIVE_SECONDS = 75
@@ -62,7 +65,8 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
     """
     proved = proved_model(source.folder, source.sha256)
     info = read_info(source.folder, source.sha256)
-    if missing := [name for name in ASKED if not hasattr(proved, name)]:
+    asked = ASKED if settings.request_log is None else ASKED + LOGGED
+    if missing := [name for name in asked if not hasattr(proved, name)]:
         raise BundleError(
             f"{source.folder}: a model of {info.task} cannot be served: its kind defines no "
             f"{', '.join(missing)} (docs/how-to/add_a_task_kind.md)"
@@ -248,6 +252,10 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
     metrics = Metrics()
     metrics.restarts.inc(job.restarts)
     log = AccessLog(metrics)
+    requests = None
+    if settings.request_log is not None:
+        key = os.environ[LOG_KEY]  # which the supervisor sets
+        requests = RequestLog(settings.request_log, settings.sample_rate, settings.store, key, metrics)
     app = Application(
         limits_of(settings),
         metrics,
@@ -256,6 +264,7 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
         int(settings.queue_mb * MEGABYTE),
         os.environ.get("AIP_PREDICT_ROUTE", "/predict"),
         os.environ.get("AIP_HEALTH_ROUTE", "/health"),
+        requests=requests,
     )
     server = _Server(
         uvicorn.Config(
@@ -295,11 +304,11 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
         raise
     app.ready(models)
     control.send(READY)
-    host, port = listening.getsockname()[:2]
+    at = listening.getsockname()
+    where = at if isinstance(at, str) else f"http://{at[0]}:{at[1]}"
     for served in models:
         print(
-            f"{served.name} version {served.version} (bundle {served.bundle_sha256}) is ready on "
-            f"http://{host}:{port}",
+            f"{served.name} version {served.version} (bundle {served.bundle_sha256}) is ready on {where}",
             file=sys.stderr,
             flush=True,
         )
@@ -307,6 +316,8 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
     for served in models:
         served.engine.close()
     log.close()
+    if requests is not None:
+        requests.close()
     return end.unfinished
 
 

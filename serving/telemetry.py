@@ -72,6 +72,8 @@ class Metrics:
         )
         self.waiting = Gauge("gauntlet_queue_tokens", "Tokens that wait.", **of_model)
         self.refused = Counter("gauntlet_refused_requests", "Requests refused.", ("reason",), **own)
+        self.logged_events = Counter("gauntlet_logged_events", "Rows of the request log written.", **own)
+        self.dropped_events = Counter("gauntlet_dropped_events", "Rows of the request log dropped.", **own)
         self.restarts = Counter("gauntlet_restarts", "Server processes that died and were replaced.", **own)
         self.dropped = Counter("gauntlet_dropped_log_lines", "Lines of the access log dropped.", **own)
 
