@@ -20,7 +20,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.app import Application, Served
-from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, file_sha256, read_info
+from gauntlet.serving.bundle import (
+    BUNDLE_FILE,
+    PORTABLE,
+    BundleError,
+    file_sha256,
+    read_certificate,
+    read_info,
+    served_files,
+)
+from gauntlet.serving.cpu import cpu_class
 from gauntlet.serving.engine import MOST_ROWS, CostModel, Engine
 from gauntlet.serving.faces import Limits
 from gauntlet.serving.interface import RowModel, StreamModel
@@ -31,7 +40,7 @@ from gauntlet.serving.storage import read_object
 from gauntlet.serving.streaming import MOST_STREAMS, StreamEngine
 from gauntlet.serving.supervisor import END, READY, SIGNALS, Job, Source
 from gauntlet.serving.telemetry import AccessLog, Metrics
-from gauntlet.serving.verification import prove, proved_model, read_certificate
+from gauntlet.serving.verification import prove, proved_model
 
 ASKED = ("medium", "columns", "fields", "lengths", "sample", "read", "run", "parameters", "most_rows")
 """What a kind's model defines to be served, as `interface.RowModel` describes it."""
@@ -74,7 +83,9 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
     model = cast(RowModel, proved)
     sha256 = file_sha256(source.folder / BUNDLE_FILE)
     name = source.name or info.name
-    together = may_share(settings.batching, read_certificate(source.folder))
+    files = served_files(source.folder, info)
+    certificate = read_certificate(source.folder / files.certificate)
+    together = may_share(settings.batching, certificate)
     common: dict[str, Any] = {
         "together": together,
         "queue_tokens": settings.queue_tokens,
@@ -86,11 +97,15 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
         warm_steps(model, cost, MOST_STREAMS if together else 1)
         engine = StreamEngine(cast(StreamModel, model), cost, loop, **common)
     else:
-        cost = CostModel(info.latency_ms, model.lengths[len(model.lengths) // 2])
+        latency = info.latency_ms
+        if files is PORTABLE:
+            latency = {size: one["median"] for size, one in certificate["latency_ms"].items()}
+            print(f"{name}: this CPU, {cpu_class()}, takes {files.model}", file=sys.stderr, flush=True)
+        cost = CostModel(latency, model.lengths[len(model.lengths) // 2])
         most = (model.most_rows or MOST_ROWS) if together else 1
         choice = choose(model, settings.shape, most, settings.batch_tokens)
         if choice.model is not model:
-            tuple(prove(source.folder, info, choice.model))  # the session that serves is proved too
+            tuple(prove(source.folder, info, files, choice.model))  # the session that serves is proved too
         for shape, figure in choice.rows_per_second.items():
             metrics.shape_rows.labels(name, shape).set(figure)
         metrics.shape.labels(name, choice.shape).set(1)
