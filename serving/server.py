@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import uvicorn
 import uvloop
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gauntlet.manifests.errors import UsageError
@@ -50,6 +52,13 @@ DRAIN_SECONDS = 7.0
 """For what was begun before a signal; uvicorn's own end takes up to 1 s more. Cloud Run kills after 10 s."""
 KEEP_ALIVE_SECONDS = 75
 HEAD_SECONDS, HEAD_BYTES = 20.0, 65_536
+MOST_CONNECTIONS, OTHER_DESCRIPTORS = 16_384, 256
+"""The most open connections, and how many descriptors are kept for everything else."""
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+    b"x-gauntlet-refused: connections\r\nconnection: close\r\ncontent-length: 41\r\n\r\n"
+    b'{"error":"too many connections are open"}'
+)
 WARM_RUNS = 2
 MEGABYTE = 2**20
 SHA256_SHOWN = 12
@@ -172,15 +181,37 @@ def main(job: Job) -> int:
     return 0
 
 
-class _Protocol(HttpToolsProtocol):
-    """Closes a connection whose client takes long, or many bytes, to send the head of a request."""
+def most_connections() -> int:
+    """How many connections may be open, after the limit of descriptors was raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_DESCRIPTORS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - OTHER_DESCRIPTORS)
 
+
+class _Protocol(HttpToolsProtocol):
+    """Closes a connection whose client takes long, or many bytes, to send the head of a request.
+
+    Attributes:
+        most: How many connections may be open; further ones are refused.
+        refused: Counts those.
+    """
+
+    most: ClassVar[int] = MOST_CONNECTIONS
+    refused: ClassVar[Counter]
     _head: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            self.refused.inc()
+            transport.write(FULL)
+            transport.close()
+            return
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -280,6 +311,7 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
         os.environ.get("AIP_HEALTH_ROUTE", "/health"),
         requests=requests,
     )
+    _Protocol.most, _Protocol.refused = most_connections(), metrics.refused.labels("connections")
     server = _Server(
         uvicorn.Config(
             cast(Any, app),
