@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gauntlet.backends.deployment import Deployment
 from gauntlet.backends.registry import ModelVersion, Registry
 from gauntlet.backends.tracking import RunRequest, StartedRun, TrackedRun, Tracker
 from gauntlet.manifests.errors import UsageError
@@ -57,11 +58,33 @@ BACKENDS = (
     ),
 )
 
+DEPLOYMENTS = {
+    "local": "gauntlet.backends.local.deployment:LocalDeployment",
+    "cloud_run": "gauntlet.backends.google.cloud_run:CloudRunDeployment",
+    "vertex_endpoint": "gauntlet.backends.google.vertex_endpoint:VertexEndpointDeployment",
+}
+"""The classes of deployment targets, by their names in the manifest's section `deployment`."""
+
 
 def open_registry(registry_uri: str) -> Registry:
     """The registry that a URI of one of `BACKENDS` names, not yet created or read; else a `UsageError`."""
     registry: type[Registry] = _load(_backend(registry_uri, "registry URI").registry)
     return registry(registry_uri)
+
+
+def open_deployment(target: str, name: str, registry_uri: str, settings: Mapping[str, Any]) -> Deployment:
+    """The target that serves the model `name`. `settings` is the manifest's section `deployment`.
+
+    Raises:
+        UsageError: There is no such target, or the settings do not reach it.
+    """
+    if target not in DEPLOYMENTS:
+        raise UsageError(
+            f"deployment.target: found {target!r}, expected one of {', '.join(DEPLOYMENTS)}. Set it in the "
+            "manifest."
+        )
+    deployment: type[Deployment] = _load(DEPLOYMENTS[target])
+    return deployment(name, registry_uri, settings)
 
 
 def open_tracking(

@@ -17,6 +17,7 @@ from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_
 
 from gauntlet.manifests.conversion import OF_SOME_KINDS, Conversion
 from gauntlet.manifests.dataset import Dataset
+from gauntlet.manifests.deployment import DeploymentSection
 from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.kinds import TaskKind, manifest_classes, task_kind
 from gauntlet.manifests.search import Search
@@ -113,6 +114,7 @@ class Manifest(Section):
     evaluation: SerializeAsAny[CommonEvaluation] = CommonEvaluation()
     gates: SerializeAsAny[CommonGates]
     registration: Registration = Registration()
+    deployment: DeploymentSection = DeploymentSection()
     platforms: Platforms = Platforms()
 
     shared_keys: ClassVar[Mapping[str, str]] = {}
@@ -177,8 +179,12 @@ class Manifest(Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of the content, defaults included, without `platforms`."""
-        return hashlib.sha256(canonical_json(self, exclude={"platforms"}).encode()).hexdigest()
+        """Hash of the content, defaults included, without `platforms` and `deployment`.
+
+        Neither changes the model.
+        """
+        content = canonical_json(self, exclude={"platforms", "deployment"})
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def section_class(manifest: type[Manifest], name: str) -> type[Section]:

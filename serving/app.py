@@ -151,7 +151,8 @@ class Application:
         self._streamed: set[asyncio.Queue[Piece | Exception]] = set()
         self._pages: dict[str, Callable[[Exchange], Response]] = {
             **dict.fromkeys((*PROBES, self.health_route), self._probe),
-            **dict.fromkeys(("/", "/openapi.json"), self._document),
+            "/": self._front,
+            "/openapi.json": lambda one: Response.of(self._document(one)),
             "/metrics": self._metrics_page,
             "/v1/models": self._list,
             "/v2": self._server,
@@ -252,8 +253,7 @@ class Application:
         headers = {REFUSED_HEADER: fault.reason, **fault.headers}
         if fault.status in (408, 413):  # the rest of the body is not read
             headers["connection"] = "close"
-        is_openai = one.route in (CHAT, TEXT)
-        content = error_of(str(fault), fault.reason) if is_openai else {"error": str(fault)}
+        content = error_of(str(fault), fault.reason) if has_objects(one.path) else {"error": str(fault)}
         return Response.of(content, fault.status, headers)
 
     async def _route(self, one: Exchange, started: float) -> Response:
@@ -265,14 +265,25 @@ class Application:
             return await self._complete(one, started)
         if one.path in self._pages:
             one.route = one.path
-            if one.method not in {"GET", "HEAD"}:
-                raise Fault(405, f"{one.method}: expected GET", "method", {"allow": "GET, HEAD"})
+            require_method(one, "GET")
             return self._pages[one.path](one)
         return await self._of_model(one, started)
 
     async def _of_model(self, one: Exchange, started: float) -> Response:
-        """`/v1/models/M:predict`, and `/v2/models/M[/versions/V][/ready|/infer]`."""
+        """`/v1/models/M[:predict]`, `/v2/models/M[/versions/V][/ready|/infer]`, and Vertex's endpoint M."""
         match one.path.strip("/").split("/"):
+            case ["v1", "projects", _, "locations", _, "endpoints", named]:
+                one.route = "/v1/projects/{project}/locations/{location}/endpoints/{model}"
+                name, _, verb = named.partition(":")
+                if verb in ("predict", "rawPredict"):
+                    return await self._predict(one, self._served(one, name), started, parse_vertex)
+                if not verb:
+                    require_method(one, "GET")
+                    return self._endpoint(one, self._served(one, name))
+            case ["v1", "models", named] if ":" not in named:
+                one.route = "/v1/models/{model}"
+                require_method(one, "GET")
+                return Response.of(listed(self._served(one, named).name))
             case ["v1", "models", named] if named.endswith(":predict"):
                 one.route = "/v1/models/{model}:predict"
                 served = self._served(one, named.removesuffix(":predict"))
@@ -293,14 +304,21 @@ class Application:
             one.route = "/v2/models/{model}/infer"
             return await self._predict(one, served, started, parse_v2)
         one.route = "/v2/models/{model}"
-        if rest == ["ready"]:
-            return Response.of({"name": served.name, "ready": True})
-        if rest:
+        if rest not in ([], ["ready"]):
             raise self._no_route(one)
+        require_method(one, "GET")
+        if rest:
+            return Response.of({"name": served.name, "ready": True})
         return Response.of(describe(served.model, served.name, served.version))
 
     def _no_route(self, one: Exchange) -> Fault:
         return Fault(404, f"{one.method} {one.path[:200]}: there is no such route; / lists them", "route")
+
+    def _endpoint(self, one: Exchange, served: Served) -> Response:
+        """A model as an endpoint of Vertex AI, which Google's client reads before it asks."""
+        deployed = {"id": served.bundle_sha256, "displayName": served.name}
+        name = one.path.removeprefix("/v1/")
+        return Response.of({"name": name, "displayName": served.name, "deployedModels": [deployed]})
 
     def _metrics_page(self, _one: Exchange) -> Response:
         content_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -311,18 +329,18 @@ class Application:
 
     def _list(self, _one: Exchange) -> Response:
         self._require_state()
-        models = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "gauntlet"} for name in self.models
-        ]
-        return Response.of({"object": "list", "data": models})
+        return Response.of({"object": "list", "data": [listed(name) for name in self.models]})
 
-    def _document(self, one: Exchange) -> Response:
+    def _document(self, one: Exchange) -> dict[str, Any]:
         self._require_state()
         url = f"http://{one.headers.get('host', 'HOST')}"
-        content = document(self.models, self.limits, url, self.predict_route, self.health_route)
-        if one.path == "/openapi.json":
-            return Response.of(content)
-        return Response(200, page(content), {"content-type": "text/html; charset=utf-8"})
+        return document(self.models, self.limits, url, self.predict_route, self.health_route)
+
+    def _front(self, one: Exchange) -> Response:
+        """A page for browsers; for programs whether the process answers, as KServe's client asks."""
+        if "text/html" not in one.headers.get("accept", ""):
+            return Response.of({"status": "alive", "models": list(self.models), "openapi": "/openapi.json"})
+        return Response(200, page(self._document(one)), {"content-type": "text/html; charset=utf-8"})
 
     def _served(self, one: Exchange, name: str | None) -> Served:
         """The model of a request that is to be begun."""
@@ -354,8 +372,7 @@ class Application:
 
     async def _complete(self, one: Exchange, started: float) -> Response:
         """A completion as OpenAI's clients ask for it."""
-        if one.method != "POST":
-            raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
+        require_method(one, "POST")
         self._require_state()
         deadline = started + self._seconds(one.headers)
         asked = parse_completion(one.path, await self._body(one))
@@ -424,8 +441,7 @@ class Application:
         started: float,
         parse: Callable[[Application, Exchange, Served, bytes], Asked],
     ) -> Response:
-        if one.method != "POST":
-            raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
+        require_method(one, "POST")
         deadline = started + self._seconds(one.headers)
         body = await self._body(one)
         served.engine.admit(1, 1, deadline)  # before it is read, which takes time that others need
@@ -498,6 +514,11 @@ class Application:
 
     async def _body(self, one: Exchange) -> bytes:
         most = self.limits.body_bytes
+        encoding = one.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise Fault(
+                415, f"content-encoding: found {encoding:.20}, expected a body that is not compressed"
+            )
         said = one.headers.get("content-length", "0")
         if said.isdecimal() and int(said) > most:
             raise Fault(413, f"the body: found {said} bytes, expected at most {most}", "size")
@@ -579,6 +600,23 @@ class Application:
                 **computed,
             }
         )
+
+
+def require_method(one: Exchange, method: Literal["GET", "POST"]) -> None:
+    """Raise a `Fault` at another method; HEAD is as good as GET."""
+    allowed = ("GET", "HEAD") if method == "GET" else ("POST",)
+    if one.method not in allowed:
+        raise Fault(405, f"{one.method}: expected {method}", "method", {"allow": ", ".join(allowed)})
+
+
+def has_objects(path: str) -> bool:
+    """Whether errors of this path are objects, as the clients of OpenAI and of Google read them, or texts."""
+    return path.startswith("/v1/projects/") or (path.startswith("/v1/") and not path.endswith(":predict"))
+
+
+def listed(name: str) -> dict[str, Any]:
+    """A model as OpenAI's client lists it; KServe's reads `ready`."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "gauntlet", "name": name, "ready": True}
 
 
 def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:

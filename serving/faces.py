@@ -178,11 +178,13 @@ def decoded_body(body: bytes, form: type[Any]) -> Any:
 def read_parameters(model: RowModel, given: Mapping[str, Any] | None) -> dict[str, float]:
     """A value for each of a model's parameters, or the `Fault` of one that it does not have."""
     found = dict(model.parameters)
-    for name, value in (given or {}).items():
+    for name, said in (given or {}).items():
         if name not in found:
             expected = f"one of {', '.join(found)}" if found else "none: this model has no parameters"
             raise Fault(400, f"parameters: found {_shown(name)}, expected {expected}")
         is_whole = isinstance(model.parameters[name], int)
+        is_float = isinstance(said, float) and said.is_integer()  # as Google's client sends whole numbers
+        value = int(said) if is_whole and is_float else said
         if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
             kind = "whole number" if is_whole else "number"
             raise Fault(400, f"parameters.{name}: found {_shown(value)}, expected a {kind}")
@@ -319,6 +321,8 @@ def _wanted(model: RowModel, asked: _Inference) -> list[tuple[Field, bool]]:
     for one in asked.outputs:
         if one.name not in by_name:
             raise Fault(400, f"outputs: found {_shown(one.name)}, expected {', '.join(by_name)}")
+        if unknown := next((key for key in one.parameters if key != BINARY), None):
+            raise Fault(400, f"outputs.{one.name}: found {_shown(unknown)}, which this server cannot do")
     return [(by_name[one.name], one.parameters.get(BINARY, all_binary) is True) for one in asked.outputs]
 
 

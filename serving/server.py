@@ -201,8 +201,9 @@ class _Protocol(HttpToolsProtocol):
 
     most: ClassVar[int] = MOST_CONNECTIONS
     refused: ClassVar[Counter]
-    _head: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _is_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -212,39 +213,39 @@ class _Protocol(HttpToolsProtocol):
             transport.write(FULL)
             transport.close()
             return
-        self._expect_head()
+        self._look_at_head()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Bytes have come; mostly they are a whole head, which needs no timer."""
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head is not None and self._head_bytes > HEAD_BYTES:
-            self.transport.close()
+        self._look_at_head()
 
     def on_message_begin(self) -> None:
         """The first byte of a request has come."""
-        self._expect_head()
+        self._is_head, self._head_bytes = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._end_head()
+        self._is_head = False
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
-        self._end_head()
+        self._is_head = False
+        self._look_at_head()
         super().connection_lost(exc)
 
-    def _expect_head(self) -> None:
-        self._end_head()
-        self._head_bytes = 0
-        self._head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
-
-    def _end_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _look_at_head(self) -> None:
+        if not self._is_head:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._head_bytes > HEAD_BYTES:
+            self.transport.close()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
 
 
 class _Server(uvicorn.Server):
