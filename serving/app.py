@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal, cast
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -54,6 +56,8 @@ UNWATCHED_SECONDS = 0.01
 TIMEOUT_HEADER = "x-request-timeout"
 EVENT_HEADER, ARM_HEADER = "x-gauntlet-event", "x-gauntlet-arm"
 REFUSED_HEADER = "x-gauntlet-refused"
+COUNTED_HEADER, LABELS_HEADER = "x-gauntlet-counted", "x-gauntlet-labels"
+"""The gateway sends the one, and counts the labels that the other names."""
 CLIENT_LEFT = 499  # nginx's; nobody reads it but the log
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")  # others are one label of the metrics
 PROBES = ("/livez", "/readyz", "/startupz", "/v2/health/live", "/v2/health/ready")
@@ -477,7 +481,10 @@ class Application:
         one.rows, one.tokens = len(rows), sum(row.length for row in rows)
         one.instances = asked.instances
         one.work = served.engine.submit(rows, deadline)
-        content, headers = asked.answer(await self._computed(one, served.engine, one.work))
+        answers = await self._computed(one, served.engine, one.work)
+        content, headers = asked.answer(answers)
+        if COUNTED_HEADER in one.headers:
+            headers = {**headers, LABELS_HEADER: encoded_labels(answers)}
         return Response(200, content, {"content-type": "application/json", **headers})
 
     async def _computed(self, one: Exchange, engine: Engine | StreamEngine, work: Work) -> list[Answer]:
@@ -635,6 +642,12 @@ def has_objects(path: str) -> bool:
 def listed(name: str) -> dict[str, Any]:
     """A model as OpenAI's client lists it; KServe's reads `ready`."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "gauntlet", "name": name, "ready": True}
+
+
+def encoded_labels(answers: Sequence[Answer]) -> str:
+    """How many rows were answered with each label, as `LABEL=COUNT&…`; empty for a kind without labels."""
+    labels = (answer.content.get("label") for answer in answers)
+    return urlencode(Counter(label for label in labels if isinstance(label, str)))
 
 
 def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:

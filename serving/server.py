@@ -304,11 +304,11 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
         raise
     app.ready(models)
     control.send(READY)
-    host, port = listening.getsockname()[:2]
+    at = listening.getsockname()
+    where = at if isinstance(at, str) else f"http://{at[0]}:{at[1]}"
     for served in models:
         print(
-            f"{served.name} version {served.version} (bundle {served.bundle_sha256}) is ready on "
-            f"http://{host}:{port}",
+            f"{served.name} version {served.version} (bundle {served.bundle_sha256}) is ready on {where}",
             file=sys.stderr,
             flush=True,
         )
