@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal, cast
+from urllib.parse import urlencode
 
 import msgspec
 
 from gauntlet.serving.engine import Engine, Expired, Refused, RowError, Work
 from gauntlet.serving.faces import (
+    CELLS_HEADER,
     HEADER_LENGTH,
     Asked,
     Fault,
@@ -53,6 +56,8 @@ UNWATCHED_SECONDS = 0.01
 TIMEOUT_HEADER = "x-request-timeout"
 EVENT_HEADER, ARM_HEADER = "x-gauntlet-event", "x-gauntlet-arm"
 REFUSED_HEADER = "x-gauntlet-refused"
+COUNTED_HEADER, LABELS_HEADER = "x-gauntlet-counted", "x-gauntlet-labels"
+"""The gateway sends the one, and counts the labels that the other names."""
 CLIENT_LEFT = 499  # nginx's; nobody reads it but the log
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")  # others are one label of the metrics
 PROBES = ("/livez", "/readyz", "/startupz", "/v2/health/live", "/v2/health/ready")
@@ -77,6 +82,20 @@ class Served:
     def identity(self) -> dict[str, str]:
         """What answers."""
         return {"model": self.name, "version": self.version, "bundle_sha256": self.bundle_sha256}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `serving.client` must know to ask it."""
+        model = self.model
+        return {
+            "name": self.name,
+            "version": self.version,
+            "bundle_sha256": self.bundle_sha256,
+            "task": self.task,
+            "medium": model.medium,
+            "columns": model.columns,
+            "parameters": model.parameters,
+        }
 
 
 @dataclass
@@ -339,7 +358,10 @@ class Application:
     def _front(self, one: Exchange) -> Response:
         """A page for browsers; for programs whether the process answers, as KServe's client asks."""
         if "text/html" not in one.headers.get("accept", ""):
-            return Response.of({"status": "alive", "models": list(self.models), "openapi": "/openapi.json"})
+            models = [served.described for served in self.models.values()]
+            return Response.of(
+                {"status": "alive", "state": self.state, "openapi": "/openapi.json", "models": models}
+            )
         return Response(200, page(self._document(one)), {"content-type": "text/html; charset=utf-8"})
 
     def _served(self, one: Exchange, name: str | None) -> Served:
@@ -459,7 +481,10 @@ class Application:
         one.rows, one.tokens = len(rows), sum(row.length for row in rows)
         one.instances = asked.instances
         one.work = served.engine.submit(rows, deadline)
-        content, headers = asked.answer(await self._computed(one, served.engine, one.work))
+        answers = await self._computed(one, served.engine, one.work)
+        content, headers = asked.answer(answers)
+        if COUNTED_HEADER in one.headers:
+            headers = {**headers, LABELS_HEADER: encoded_labels(answers)}
         return Response(200, content, {"content-type": "application/json", **headers})
 
     async def _computed(self, one: Exchange, engine: Engine | StreamEngine, work: Work) -> list[Answer]:
@@ -619,9 +644,16 @@ def listed(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "gauntlet", "name": name, "ready": True}
 
 
+def encoded_labels(answers: Sequence[Answer]) -> str:
+    """How many rows were answered with each label, as `LABEL=COUNT&…`; empty for a kind without labels."""
+    labels = (answer.content.get("label") for answer in answers)
+    return urlencode(Counter(label for label in labels if isinstance(label, str)))
+
+
 def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
     """A Vertex prediction."""
-    return parse(served.model, one.identity, app.limits, one.headers.get("content-type", ""), body)
+    content_type, has_cells = one.headers.get("content-type", ""), CELLS_HEADER in one.headers
+    return parse(served.model, one.identity, app.limits, content_type, body, has_cells)
 
 
 def parse_v2(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:

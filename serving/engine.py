@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -22,6 +22,10 @@ from gauntlet.serving.interface import Answer, Row, RowModel
 LONGEST_WAIT = 0.5
 """Seconds after which a waiting row goes before any that came later, whatever their deadlines are."""
 MOST_ROWS = 64
+SMALL_SHARE = 0.05
+"""A batch is large enough once its fixed time is this part of it: a larger one is hardly faster for each row,
+and makes its rows, and those that come meanwhile, wait for all of it.
+"""
 FORGETTING = 0.98
 """What each new measurement multiplies the weight of all earlier ones by."""
 MOST_SURPRISING = 4
@@ -91,7 +95,7 @@ class Work:
 
     Attributes:
         deadline: On the clock of `monotonic`.
-        answers: Of each row, as they are found.
+        waiting, answers: Its rows in the queue, and the answers that were found, by position.
         queued: Seconds that its last row waited; `computed`: that the batches with its rows took.
         batch_rows: How many rows the largest of these batches had.
     """
@@ -100,6 +104,7 @@ class Work:
     deadline: float
     future: asyncio.Future[list[Answer]]
     arrived: float
+    waiting: dict[int, _Waiting] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
     queued: float = 0.0
     computed: float = 0.0
@@ -176,6 +181,7 @@ class Engine:
         work = Work(rows, deadline, asyncio.get_running_loop().create_future(), now)
         for index, row in enumerate(rows):
             waiting = _Waiting(row, index, work, next(self._numbers))
+            work.waiting[index] = waiting
             heapq.heappush(self._urgent, (min(deadline, now + LONGEST_WAIT), waiting.number, waiting))
             insort(self._by_length, waiting, key=lambda one: one.key)
         self._waiting_tokens += tokens
@@ -204,7 +210,7 @@ class Engine:
         """Drop what waits of a request whose client has left; a long answer is ended."""
         for row in work.rows:
             row.is_wanted = False
-        self._remove([one for one in self._by_length if one.work is work])
+        self._remove(list(work.waiting.values()))
         work.future.cancel()
 
     def close(self) -> None:
@@ -260,7 +266,7 @@ class Engine:
             wasted_left = math.inf if shorter is None else longest - shorter.row.length
             wasted_right = math.inf if longer is None else (longer.row.length - longest) * size
             one = shorter if wasted_left <= wasted_right else longer
-            if one is None:
+            if one is None or self.cost.fixed <= SMALL_SHARE * self.cost(size * longest):
                 break
             width = max(longest, one.row.length)
             more = self.cost((size + 1) * width) - self.cost(size * longest)
@@ -275,10 +281,11 @@ class Engine:
             low, high = (low - 1, high) if one is shorter else (low, high + 1)
         return self._by_length[low:high]
 
-    def _remove(self, chosen: Sequence[_Waiting]) -> None:
-        gone = set(map(id, chosen))
-        self._by_length = [one for one in self._by_length if id(one) not in gone]
-        self._waiting_tokens -= sum(one.row.length for one in chosen)
+    def _remove(self, chosen: Iterable[_Waiting]) -> None:
+        for one in chosen:
+            del self._by_length[bisect_left(self._by_length, one.key, key=lambda other: other.key)]
+            del one.work.waiting[one.index]
+            self._waiting_tokens -= one.row.length
 
     def _compute(self, rows: Sequence[Row]) -> list[Answer | Exception]:
         """The answers, in the inference thread. If a batch fails, each row is computed alone."""
@@ -316,6 +323,6 @@ class Engine:
         self._dispatch()
 
     def _fail(self, work: Work, error: Exception) -> None:
-        self._remove([one for one in self._by_length if one.work is work])
+        self._remove(list(work.waiting.values()))
         if not work.future.done():
             work.future.set_exception(error)

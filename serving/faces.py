@@ -24,6 +24,7 @@ from gauntlet.serving.interface import Answer, Field, InputError, Part, RowModel
 NUMPY = {"FP32": "<f4", "FP64": "<f8"}
 SHOWN = 60
 GS = "gs://"
+CELLS_HEADER = "x-gauntlet-cells"
 MOST = 2**31 - 1
 """The largest parameter."""
 
@@ -77,9 +78,16 @@ class Asked:
 
 
 def parse(
-    model: RowModel, identity: Mapping[str, str], limits: Limits, content_type: str, body: bytes
+    model: RowModel,
+    identity: Mapping[str, str],
+    limits: Limits,
+    content_type: str,
+    body: bytes,
+    has_cells: bool = False,
 ) -> Asked:
     """A Vertex prediction: JSON with `instances`, or a raw text, image or form.
+
+    `has_cells` adds to the answer what a table for people shows of each prediction, and its notes.
 
     Raises:
         Fault: It is something else, or over a limit.
@@ -98,7 +106,9 @@ def parse(
     instances = read_instances(given, model, limits)
 
     def answer(answers: Sequence[Answer]) -> tuple[bytes, Mapping[str, str]]:
-        content = {"predictions": [one.content for one in answers], "metadata": identity}
+        content: dict[str, Any] = {"predictions": [one.content for one in answers], "metadata": identity}
+        if has_cells:
+            content |= {"cells": [one.cells for one in answers], "notes": [one.note for one in answers]}
         return msgspec.json.encode(content), {}
 
     return Asked(instances, read_parameters(model, parameters), answer)

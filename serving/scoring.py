@@ -25,6 +25,17 @@ FILE_BATCH = 32
 SHORTEST = 8  # tokens of the shortest rows that a model is warmed up with
 
 
+def grouped(given: Sequence[str], columns: Sequence[str]) -> list[Sequence[str]]:
+    """The parts of each row, one for each column, or an `InputError` if the last row is not whole."""
+    width = len(columns)
+    if len(given) % width:
+        raise InputError(
+            f"{given[-1]}: found {len(given)} image files, expected {' and '.join(columns)} of each "
+            "card, in turn."
+        )
+    return [given[at : at + width] for at in range(0, len(given), width)]
+
+
 class ScoringModel(Bundle, ABC):
     """A bundle of which a kind says what its scores mean. See `interface.RowModel`.
 
@@ -108,15 +119,8 @@ class ScoringModel(Bundle, ABC):
 
     def answer(self, request: Request) -> list[Answer]:
         """The answer to each row of a request, whose rows are texts or paths; see `interface.ServedModel`."""
-        given, width = request.rows, len(self.columns)
-        if len(given) % width:
-            raise InputError(
-                f"{given[-1]}: found {len(given)} image files, expected {' and '.join(self.sides)} of each "
-                "card, in turn."
-            )
         rows = []
-        for at in range(0, len(given), width):
-            parts = given[at : at + width]
+        for parts in grouped(request.rows, self.columns):
             row = self.read(parts if self.medium == "text" else [Path(part) for part in parts])
             row.given = dict(zip(self.columns, parts, strict=True))
             rows.append(row)
