@@ -43,13 +43,13 @@ ANSWER = (
 )
 DIRECT, OURS, HAPROXY = "direct", "gauntlet", "HAProxy"
 CONFIGURATION = """
+global
+    nbthread 1
 defaults
     mode http
     timeout connect 5s
     timeout client 60s
     timeout server 60s
-global
-    nbthread 1
 frontend in
     bind 127.0.0.1:{port}
     default_backend out
