@@ -81,8 +81,11 @@ class Answering(asyncio.Protocol):
 async def answer(port: int, path: str) -> None:
     """Be the server, on a port and on a Unix socket."""
     loop = asyncio.get_running_loop()
-    await loop.create_unix_server(Answering, path)
-    await (await loop.create_server(Answering, "127.0.0.1", port)).serve_forever()
+    both = (
+        await loop.create_unix_server(Answering, path),
+        await loop.create_server(Answering, "127.0.0.1", port),
+    )
+    await asyncio.gather(*(one.serve_forever() for one in both))
 
 
 async def pass_on(port: int, path: str) -> None:
