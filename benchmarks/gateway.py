@@ -43,13 +43,13 @@ ANSWER = (
 )
 DIRECT, OURS, HAPROXY = "direct", "gauntlet", "HAProxy"
 CONFIGURATION = """
+global
+    nbthread 1
 defaults
     mode http
     timeout connect 5s
     timeout client 60s
     timeout server 60s
-global
-    nbthread 1
 frontend in
     bind 127.0.0.1:{port}
     default_backend out
@@ -81,8 +81,11 @@ class Answering(asyncio.Protocol):
 async def answer(port: int, path: str) -> None:
     """Be the server, on a port and on a Unix socket."""
     loop = asyncio.get_running_loop()
-    await loop.create_unix_server(Answering, path)
-    await (await loop.create_server(Answering, "127.0.0.1", port)).serve_forever()
+    both = (
+        await loop.create_unix_server(Answering, path),
+        await loop.create_server(Answering, "127.0.0.1", port),
+    )
+    await asyncio.gather(*(one.serve_forever() for one in both))
 
 
 async def pass_on(port: int, path: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 from gauntlet.backends.deployment import Assignment, ConflictError, Release, Revision, Service, Shadow
 from gauntlet.backends.local.deployment import LocalDeployment, LocalGateway
 from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.cli import main
 from gauntlet.serving.bundle import file_sha256
 from tests.text_bundles import certified
 
@@ -205,6 +206,36 @@ def test_a_bundle_that_is_refused_fails_with_the_reason_and_gets_nothing(
     target.stop(failed.id)
     until(lambda: True if served(target).of_bundle(failed.bundle_sha256) is None else None)
     target.stop(failed.id)  # is gone
+
+
+def test_the_commands_say_what_is_served_and_add_and_end_nothing_that_is_there(
+    target: LocalDeployment,
+    two: tuple[Revision, Revision],
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME", str(home))
+
+    def gauntlet(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        return int(ended.value.code or 0)
+
+    first, second = two
+    target.shift({first.id: 75, second.id: 25}, served(target).etag)
+    assert gauntlet("status", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["model"], row["version"], row["target"], row["share"]) for row in rows] == [
+        (MODEL, "1", "local", 75),
+        (MODEL, "2", "local", 25),
+    ]
+    assert gauntlet("up", f"{MODEL}={home / 'first' / 'bundle'}", "--detach") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"version 1 (75 %), version 2 (25 %) is ready on {served(target).address}" in said
+    assert served(target).weights == {first.id: 75, second.id: 25}
+    assert gauntlet("up", f"{MODEL}={home}") == 2
+    assert "found no bundle.json" in capsys.readouterr().err
 
 
 def test_a_killed_gateway_comes_back_with_the_weights_and_leaves_no_server_behind(
