@@ -136,16 +136,25 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
     if "://" not in uri:
         yield Path(uri)
         return
-    backend = next((each for each in BACKENDS if each.download and uri.startswith(each.schemes)), None)
     with TemporaryDirectory() as folder:
-        copy = Path(folder)
-        if backend is not None:
-            copy = _load(backend.download)(uri, copy)
-        else:
-            from gauntlet.backends.storage import download
+        yield copy_bundle(uri, Path(folder))
 
-            download(uri, copy)
-        yield copy
+
+def copy_bundle(uri: str, folder: Path) -> Path:
+    """Copy a bundle from a bucket or an MLflow server into a folder; returns where it lies below it.
+
+    Raises:
+        UsageError: The bundle does not exist any more, or may not be read.
+        GauntletError: The bucket or the MLflow server cannot be reached.
+    """
+    backend = next((each for each in BACKENDS if each.download and uri.startswith(each.schemes)), None)
+    if backend is not None:
+        found: Path = _load(backend.download)(uri, folder)
+        return found
+    from gauntlet.backends.storage import download
+
+    download(uri, folder)
+    return folder
 
 
 def _tracker(tracking_uri: str) -> Tracker:

@@ -19,12 +19,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import resource
+import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from race import peak_flops, race
 
 WARM_UP_STEPS = 3
@@ -71,9 +73,10 @@ def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str
     make_deterministic(manifest.seed)
     if contestant not in OURS:
         torch.use_deterministic_algorithms(False)
-    task: Any = CausalLanguageModelling(section, splits)
-    task._train = task._train[: options.steps * section.batch_size]
-    assert len(task._train) == options.steps * section.batch_size, "too few training rows for --steps"
+    rows = options.steps * section.batch_size
+    with tempfile.TemporaryDirectory() as folder:
+        task: Any = CausalLanguageModelling(section, first_rows(splits, Path(folder), rows))
+    assert len(task.train_lengths) == rows, "too few training rows for --steps"
     times: list[float] = []
     register_optimizer_step_post_hook(lambda *_: times.append(time.perf_counter()))
     if contestant in OURS:
@@ -95,6 +98,15 @@ def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str
     }
 
 
+def first_rows(splits: Path, folder: Path, rows: int) -> Path:
+    """The splits in another folder, with so many training rows."""
+    for file in splits.iterdir():
+        if file.name != "train.parquet":
+            shutil.copy2(file, folder / file.name)
+    pq.write_table(pq.read_table(splits / "train.parquet").slice(0, rows), folder / "train.parquet")
+    return folder
+
+
 def train_ours(task: Any, section: Any, device: Any, seed: int) -> Any:
     from gauntlet.trainer.batching import rank_share, training_batches
     from gauntlet.trainer.ranks import World
@@ -114,9 +126,8 @@ def train_theirs(contestant: str, task: Any, section: Any, device: Any) -> Any:
     import torch
     from transformers import Trainer, TrainingArguments
 
-    rows = [
-        {"input_ids": row.whole, "labels": [-100] * len(row.prompt) + list(row.target)} for row in task._train
-    ]
+    kept = (task._train[at] for at in range(len(task._train)))
+    rows = [{"input_ids": row.whole, "labels": [-100] * len(row.prompt) + list(row.target)} for row in kept]
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
         width = max(len(row["input_ids"]) for row in batch)

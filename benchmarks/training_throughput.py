@@ -142,7 +142,7 @@ def plain_model(race: Race) -> Any:
     from gauntlet.tasks.texts.network import TextClassifier, load_encoder
 
     encoder: Any = load_encoder(find_encoder(race.section.encoder).folder, dropout=race.section.dropout)
-    classes = int(race.task._validation.labels.max()) + 1
+    classes = int(race.task._validation.targets.max()) + 1
     return TextClassifier(encoder, encoder.config.hidden_size, classes, race.section.dropout)
 
 
@@ -162,7 +162,7 @@ def train_with_trainer(race: Race, flags: dict[str, Any]) -> Any:
             return {"loss": functional.cross_entropy(logits.float(), labels), "logits": logits}
 
     rows = [
-        {"input_ids": race.task._train.ids[i], "labels": int(race.task._train.labels[i])}
+        {"input_ids": race.task._train.ids[i], "labels": int(race.task._train.targets[i])}
         for i in range(race.rows)
     ]
 

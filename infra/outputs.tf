@@ -1,5 +1,6 @@
 locals {
-  environment = {
+  serving_image = var.serving_image == "" ? {} : { GAUNTLET_SERVING_IMAGE = var.serving_image }
+  environment = merge(local.serving_image, {
     GAUNTLET_PROJECT          = var.project
     GAUNTLET_REGION           = var.region
     GAUNTLET_ROOT             = local.pipeline_root
@@ -7,7 +8,7 @@ locals {
     GAUNTLET_SERVICE_ACCOUNT  = google_service_account.needed["release"].email
     GAUNTLET_TRAINING_ACCOUNT = google_service_account.needed["training"].email
     GAUNTLET_TEMPLATES        = local.template_repository
-  }
+  })
 }
 
 output "environment" {

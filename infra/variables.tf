@@ -74,9 +74,20 @@ variable "docker_hub" {
 }
 
 variable "extra_packages" {
-  description = "Packages of your own for both images, separated by spaces: wheels or folders below extra/ in the repository, or URLs of wheels."
+  description = "Packages of your own for all images, separated by spaces: wheels or folders below extra/ in the repository, or URLs of wheels."
   type        = string
   default     = ""
+}
+
+variable "serving_image" {
+  description = "Image that serves registered models, by digest, for runs that people and the receiver submit, or empty: versions without a container. Builds take the one that they have pushed."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^$|^[^ @]+@sha256:[0-9a-f]{64}$", var.serving_image))
+    error_message = "Expected an image by digest, IMAGE@sha256:…; a tag can be moved to another image."
+  }
 }
 
 variable "receiver_image" {

@@ -8,21 +8,34 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, cast
+from urllib.parse import urlencode
 
 import msgspec
 
 from gauntlet.serving.engine import Engine, Expired, Refused, RowError, Work
-from gauntlet.serving.faces import HEADER_LENGTH, Asked, Fault, Limits, describe, parse, parse_inference
-from gauntlet.serving.interface import Answer, InputError, Piece, Row, RowModel
+from gauntlet.serving.faces import (
+    CELLS_HEADER,
+    HEADER_LENGTH,
+    Asked,
+    Fault,
+    Instance,
+    Limits,
+    describe,
+    parse,
+    parse_inference,
+)
+from gauntlet.serving.interface import Answer, InputError, LoggedModel, Piece, Row, RowModel
 from gauntlet.serving.openai import CHAT, TEXT, Completion, error_of, failure
 from gauntlet.serving.openai import parse as parse_completion
 from gauntlet.serving.openapi import document, page
+from gauntlet.serving.request_log import Event, RequestLog, event_of
 from gauntlet.serving.streaming import StreamEngine
 from gauntlet.serving.telemetry import AccessLog, Metrics, trace_of
 
@@ -41,7 +54,10 @@ WAY_BACK_SECONDS = 0.004
 UNWATCHED_SECONDS = 0.01
 """Watching whether a client leaves takes a task, which costs a short request as much as reading it."""
 TIMEOUT_HEADER = "x-request-timeout"
+EVENT_HEADER, ARM_HEADER = "x-gauntlet-event", "x-gauntlet-arm"
 REFUSED_HEADER = "x-gauntlet-refused"
+COUNTED_HEADER, LABELS_HEADER = "x-gauntlet-counted", "x-gauntlet-labels"
+"""The gateway sends the one, and counts the labels that the other names."""
 CLIENT_LEFT = 499  # nginx's; nobody reads it but the log
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")  # others are one label of the metrics
 PROBES = ("/livez", "/readyz", "/startupz", "/v2/health/live", "/v2/health/ready")
@@ -67,6 +83,20 @@ class Served:
         """What answers."""
         return {"model": self.name, "version": self.version, "bundle_sha256": self.bundle_sha256}
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `serving.client` must know to ask it."""
+        model = self.model
+        return {
+            "name": self.name,
+            "version": self.version,
+            "bundle_sha256": self.bundle_sha256,
+            "task": self.task,
+            "medium": model.medium,
+            "columns": model.columns,
+            "parameters": model.parameters,
+        }
+
 
 @dataclass
 class Exchange:
@@ -85,6 +115,13 @@ class Exchange:
     work: Work | None = None
     reason: str | None = None
     traceback: str | None = None
+    event: str = ""
+    instances: Sequence[Instance] = ()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What answers, and the id of the request."""
+        return {} if self.served is None else {**self.served.identity, "event": self.event}
 
 
 @dataclass(frozen=True)
@@ -112,6 +149,7 @@ class Application:
         timeout: Seconds within which a request is answered that names no deadline of its own.
         queue_bytes: The most bytes of bodies that may be held at once.
         predict_route, health_route: Those that Vertex asks for.
+        requests: Where requests are logged.
     """
 
     limits: Limits
@@ -121,6 +159,7 @@ class Application:
     queue_bytes: int
     predict_route: str = "/predict"
     health_route: str = "/health"
+    requests: RequestLog | None = None
     models: dict[str, Served] = field(default_factory=dict)
     state: State = "starting"
     active: int = 0
@@ -131,7 +170,8 @@ class Application:
         self._streamed: set[asyncio.Queue[Piece | Exception]] = set()
         self._pages: dict[str, Callable[[Exchange], Response]] = {
             **dict.fromkeys((*PROBES, self.health_route), self._probe),
-            **dict.fromkeys(("/", "/openapi.json"), self._document),
+            "/": self._front,
+            "/openapi.json": lambda one: Response.of(self._document(one)),
             "/metrics": self._metrics_page,
             "/v1/models": self._list,
             "/v2": self._server,
@@ -164,6 +204,7 @@ class Application:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         client = scope.get("client") or ("",)
         one = Exchange(scope["method"], scope["path"], headers, receive, str(client[0]))
+        one.event = event_of(headers.get(EVENT_HEADER))
         started, arrived = monotonic(), datetime.now(UTC)
         trace, traceparent = trace_of(headers.get("traceparent"))
         self.active += 1
@@ -184,7 +225,7 @@ class Application:
         if response.events is None:
             more["content-length"] = str(len(response.body))
         if one.served is not None:
-            more |= {f"x-gauntlet-{key.replace('_', '-')}": said for key, said in one.served.identity.items()}
+            more |= {f"x-gauntlet-{key.replace('_', '-')}": said for key, said in one.identity.items()}
         if self.state == "draining":
             more["connection"] = "close"
         if response.status == CLIENT_LEFT:
@@ -231,8 +272,7 @@ class Application:
         headers = {REFUSED_HEADER: fault.reason, **fault.headers}
         if fault.status in (408, 413):  # the rest of the body is not read
             headers["connection"] = "close"
-        is_openai = one.route in (CHAT, TEXT)
-        content = error_of(str(fault), fault.reason) if is_openai else {"error": str(fault)}
+        content = error_of(str(fault), fault.reason) if has_objects(one.path) else {"error": str(fault)}
         return Response.of(content, fault.status, headers)
 
     async def _route(self, one: Exchange, started: float) -> Response:
@@ -244,14 +284,25 @@ class Application:
             return await self._complete(one, started)
         if one.path in self._pages:
             one.route = one.path
-            if one.method not in {"GET", "HEAD"}:
-                raise Fault(405, f"{one.method}: expected GET", "method", {"allow": "GET, HEAD"})
+            require_method(one, "GET")
             return self._pages[one.path](one)
         return await self._of_model(one, started)
 
     async def _of_model(self, one: Exchange, started: float) -> Response:
-        """`/v1/models/M:predict`, and `/v2/models/M[/versions/V][/ready|/infer]`."""
+        """`/v1/models/M[:predict]`, `/v2/models/M[/versions/V][/ready|/infer]`, and Vertex's endpoint M."""
         match one.path.strip("/").split("/"):
+            case ["v1", "projects", _, "locations", _, "endpoints", named]:
+                one.route = "/v1/projects/{project}/locations/{location}/endpoints/{model}"
+                name, _, verb = named.partition(":")
+                if verb in ("predict", "rawPredict"):
+                    return await self._predict(one, self._served(one, name), started, parse_vertex)
+                if not verb:
+                    require_method(one, "GET")
+                    return self._endpoint(one, self._served(one, name))
+            case ["v1", "models", named] if ":" not in named:
+                one.route = "/v1/models/{model}"
+                require_method(one, "GET")
+                return Response.of(listed(self._served(one, named).name))
             case ["v1", "models", named] if named.endswith(":predict"):
                 one.route = "/v1/models/{model}:predict"
                 served = self._served(one, named.removesuffix(":predict"))
@@ -272,14 +323,21 @@ class Application:
             one.route = "/v2/models/{model}/infer"
             return await self._predict(one, served, started, parse_v2)
         one.route = "/v2/models/{model}"
-        if rest == ["ready"]:
-            return Response.of({"name": served.name, "ready": True})
-        if rest:
+        if rest not in ([], ["ready"]):
             raise self._no_route(one)
+        require_method(one, "GET")
+        if rest:
+            return Response.of({"name": served.name, "ready": True})
         return Response.of(describe(served.model, served.name, served.version))
 
     def _no_route(self, one: Exchange) -> Fault:
         return Fault(404, f"{one.method} {one.path[:200]}: there is no such route; / lists them", "route")
+
+    def _endpoint(self, one: Exchange, served: Served) -> Response:
+        """A model as an endpoint of Vertex AI, which Google's client reads before it asks."""
+        deployed = {"id": served.bundle_sha256, "displayName": served.name}
+        name = one.path.removeprefix("/v1/")
+        return Response.of({"name": name, "displayName": served.name, "deployedModels": [deployed]})
 
     def _metrics_page(self, _one: Exchange) -> Response:
         content_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -290,18 +348,21 @@ class Application:
 
     def _list(self, _one: Exchange) -> Response:
         self._require_state()
-        models = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "gauntlet"} for name in self.models
-        ]
-        return Response.of({"object": "list", "data": models})
+        return Response.of({"object": "list", "data": [listed(name) for name in self.models]})
 
-    def _document(self, one: Exchange) -> Response:
+    def _document(self, one: Exchange) -> dict[str, Any]:
         self._require_state()
         url = f"http://{one.headers.get('host', 'HOST')}"
-        content = document(self.models, self.limits, url, self.predict_route, self.health_route)
-        if one.path == "/openapi.json":
-            return Response.of(content)
-        return Response(200, page(content), {"content-type": "text/html; charset=utf-8"})
+        return document(self.models, self.limits, url, self.predict_route, self.health_route)
+
+    def _front(self, one: Exchange) -> Response:
+        """A page for browsers; for programs whether the process answers, as KServe's client asks."""
+        if "text/html" not in one.headers.get("accept", ""):
+            models = [served.described for served in self.models.values()]
+            return Response.of(
+                {"status": "alive", "state": self.state, "openapi": "/openapi.json", "models": models}
+            )
+        return Response(200, page(self._document(one)), {"content-type": "text/html; charset=utf-8"})
 
     def _served(self, one: Exchange, name: str | None) -> Served:
         """The model of a request that is to be begun."""
@@ -333,8 +394,7 @@ class Application:
 
     async def _complete(self, one: Exchange, started: float) -> Response:
         """A completion as OpenAI's clients ask for it."""
-        if one.method != "POST":
-            raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
+        require_method(one, "POST")
         self._require_state()
         deadline = started + self._seconds(one.headers)
         asked = parse_completion(one.path, await self._body(one))
@@ -344,7 +404,7 @@ class Application:
             raise Fault(400, f"model: {served.name} is no language model: ask it by {self.predict_route}")
         instance, parameters = asked.read(served.model, self.limits)
         [row] = self._rows(served.model, Asked([instance], parameters, lambda _: (b"", {})))
-        one.rows, one.tokens = 1, row.length
+        one.rows, one.tokens, one.instances = 1, row.length, [instance]
         bundle = served.bundle_sha256
         if asked.is_streamed:
             news: asyncio.Queue[Piece | Exception] = asyncio.Queue()
@@ -403,8 +463,7 @@ class Application:
         started: float,
         parse: Callable[[Application, Exchange, Served, bytes], Asked],
     ) -> Response:
-        if one.method != "POST":
-            raise Fault(405, f"{one.method}: expected POST", "method", {"allow": "POST"})
+        require_method(one, "POST")
         deadline = started + self._seconds(one.headers)
         body = await self._body(one)
         served.engine.admit(1, 1, deadline)  # before it is read, which takes time that others need
@@ -420,8 +479,12 @@ class Application:
             asked, rows = await asyncio.get_running_loop().run_in_executor(self._readers, read)
         self.metrics.read_seconds.labels(served.name).observe(monotonic() - begun)
         one.rows, one.tokens = len(rows), sum(row.length for row in rows)
+        one.instances = asked.instances
         one.work = served.engine.submit(rows, deadline)
-        content, headers = asked.answer(await self._computed(one, served.engine, one.work))
+        answers = await self._computed(one, served.engine, one.work)
+        content, headers = asked.answer(answers)
+        if COUNTED_HEADER in one.headers:
+            headers = {**headers, LABELS_HEADER: encoded_labels(answers)}
         return Response(200, content, {"content-type": "application/json", **headers})
 
     async def _computed(self, one: Exchange, engine: Engine | StreamEngine, work: Work) -> list[Answer]:
@@ -476,6 +539,11 @@ class Application:
 
     async def _body(self, one: Exchange) -> bytes:
         most = self.limits.body_bytes
+        encoding = one.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise Fault(
+                415, f"content-encoding: found {encoding:.20}, expected a body that is not compressed"
+            )
         said = one.headers.get("content-length", "0")
         if said.isdecimal() and int(said) > most:
             raise Fault(413, f"the body: found {said} bytes, expected at most {most}", "size")
@@ -509,6 +577,24 @@ class Application:
         seconds = monotonic() - started
         method = one.method if one.method in METHODS else "_OTHER"
         self.metrics.request_seconds.labels(method, one.route, str(response.status)).observe(seconds)
+        if self.requests is not None and one.work is not None and one.served is not None:
+            done = one.work.future
+            is_good = done.done() and not done.cancelled() and done.exception() is None
+            event = Event(
+                request_id=one.event,
+                trace_id=trace,
+                time=arrived,
+                model=cast(LoggedModel, one.served.model),
+                identity=one.served.identity,
+                arm=one.headers.get(ARM_HEADER),
+                client=one.client,
+                status=response.status,
+                seconds=seconds,
+                instances=one.instances,
+                rows=one.work.rows,
+                answers=done.result() if is_good else None,
+            )
+            self.requests.add(event)
         severity = "ERROR" if response.status >= 500 else "WARNING" if response.status >= 400 else "INFO"
         work = one.work
         computed = (
@@ -534,19 +620,43 @@ class Application:
                 "body_bytes": one.body_bytes,
                 **({} if one.reason is None else {"reason": one.reason}),
                 **({} if one.traceback is None else {"traceback": one.traceback}),
-                **({} if one.served is None else one.served.identity),
+                **one.identity,
                 **({} if one.served is None else {"rows": one.rows, "tokens": one.tokens}),
                 **computed,
             }
         )
 
 
+def require_method(one: Exchange, method: Literal["GET", "POST"]) -> None:
+    """Raise a `Fault` at another method; HEAD is as good as GET."""
+    allowed = ("GET", "HEAD") if method == "GET" else ("POST",)
+    if one.method not in allowed:
+        raise Fault(405, f"{one.method}: expected {method}", "method", {"allow": ", ".join(allowed)})
+
+
+def has_objects(path: str) -> bool:
+    """Whether errors of this path are objects, as the clients of OpenAI and of Google read them, or texts."""
+    return path.startswith("/v1/projects/") or (path.startswith("/v1/") and not path.endswith(":predict"))
+
+
+def listed(name: str) -> dict[str, Any]:
+    """A model as OpenAI's client lists it; KServe's reads `ready`."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "gauntlet", "name": name, "ready": True}
+
+
+def encoded_labels(answers: Sequence[Answer]) -> str:
+    """How many rows were answered with each label, as `LABEL=COUNT&…`; empty for a kind without labels."""
+    labels = (answer.content.get("label") for answer in answers)
+    return urlencode(Counter(label for label in labels if isinstance(label, str)))
+
+
 def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
     """A Vertex prediction."""
-    return parse(served.model, served.identity, app.limits, one.headers.get("content-type", ""), body)
+    content_type, has_cells = one.headers.get("content-type", ""), CELLS_HEADER in one.headers
+    return parse(served.model, one.identity, app.limits, content_type, body, has_cells)
 
 
 def parse_v2(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:
     """An inference of the Open Inference Protocol."""
     length = one.headers.get(HEADER_LENGTH)
-    return parse_inference(served.model, served.identity, app.limits, length, body)
+    return parse_inference(served.model, one.identity, app.limits, length, body)

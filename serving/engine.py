@@ -1,7 +1,7 @@
 """Decides which rows a model computes next, and refuses work that cannot be done in time.
 
-Rows of all requests wait in one queue. The engine never waits for more of them: when the model is free, it
-computes what is there. When the model is busy, the next batch is made around the most urgent row, of rows of
+Rows of all requests wait in one queue. The engine never waits for more of them: when a thread is free, it
+computes what is there. When all are busy, the next batch is made around the most urgent row, of rows of
 about its length, as long as computing them together takes less time than computing them one by one.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -22,6 +22,10 @@ from gauntlet.serving.interface import Answer, Row, RowModel
 LONGEST_WAIT = 0.5
 """Seconds after which a waiting row goes before any that came later, whatever their deadlines are."""
 MOST_ROWS = 64
+SMALL_SHARE = 0.05
+"""A batch is large enough once its fixed time is this part of it: a larger one is hardly faster for each row,
+and makes its rows, and those that come meanwhile, wait for all of it.
+"""
 FORGETTING = 0.98
 """What each new measurement multiplies the weight of all earlier ones by."""
 MOST_SURPRISING = 4
@@ -91,7 +95,7 @@ class Work:
 
     Attributes:
         deadline: On the clock of `monotonic`.
-        answers: Of each row, as they are found.
+        waiting, answers: Its rows in the queue, and the answers that were found, by position.
         queued: Seconds that its last row waited; `computed`: that the batches with its rows took.
         batch_rows: How many rows the largest of these batches had.
     """
@@ -100,6 +104,7 @@ class Work:
     deadline: float
     future: asyncio.Future[list[Answer]]
     arrived: float
+    waiting: dict[int, _Waiting] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
     queued: float = 0.0
     computed: float = 0.0
@@ -132,21 +137,27 @@ class Batch:
 
 
 class Engine:
-    """One model, its queue and the thread that computes. All methods are for one event loop."""
+    """One model, its queue and the threads that compute. All methods are for one event loop."""
 
     def __init__(
         self,
         model: RowModel,
         cost: CostModel,
         *,
+        workers: int = 1,
         together: bool,
         batch_tokens: int,
         queue_tokens: int,
         observe: Callable[[Batch], None] = lambda _: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """Serve a model. `together`: whether rows may share a batch at all; else each is computed alone."""
+        """Serve a model.
+
+        `workers` is how many batches are computed at once. `together`: whether rows may share a batch at
+        all; else each is computed alone.
+        """
         self.model = model
+        self._workers = workers
         self.cost = cost
         self._most_rows = (model.most_rows or MOST_ROWS) if together else 1
         self._batch_tokens, self._queue_tokens = batch_tokens, queue_tokens
@@ -155,8 +166,8 @@ class Engine:
         self._by_length: list[_Waiting] = []
         self._numbers = count()
         self._waiting_tokens = 0
-        self._busy_until: float | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._ends: dict[int, float] = {}  # when each batch that is being computed is expected to end
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="inference")
 
     def waiting_tokens(self) -> int:
         """The tokens of all rows that wait."""
@@ -170,6 +181,7 @@ class Engine:
         work = Work(rows, deadline, asyncio.get_running_loop().create_future(), now)
         for index, row in enumerate(rows):
             waiting = _Waiting(row, index, work, next(self._numbers))
+            work.waiting[index] = waiting
             heapq.heappush(self._urgent, (min(deadline, now + LONGEST_WAIT), waiting.number, waiting))
             insort(self._by_length, waiting, key=lambda one: one.key)
         self._waiting_tokens += tokens
@@ -186,9 +198,9 @@ class Engine:
                 f"{self._queue_tokens} that may wait",
                 self._seconds(self._waiting_tokens, len(self._by_length)),
             )
-        begin = max(now, self._busy_until or now)
+        begin = now if len(self._ends) < self._workers else max(now, min(self._ends.values()))
         ahead = begin - now + self._seconds(self._waiting_tokens, len(self._by_length))
-        finished = ahead + self._seconds(tokens, rows)
+        finished = ahead + max(self._seconds(tokens, rows), self.cost(tokens / rows))
         if now + finished > deadline:
             left = max(0.0, deadline - now)
             message = f"it would be answered in {finished:.3f} s, and its deadline is in {left:.3f} s"
@@ -198,33 +210,33 @@ class Engine:
         """Drop what waits of a request whose client has left; a long answer is ended."""
         for row in work.rows:
             row.is_wanted = False
-        self._remove([one for one in self._by_length if one.work is work])
+        self._remove(list(work.waiting.values()))
         work.future.cancel()
 
     def close(self) -> None:
         """Take no more work."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _seconds(self, tokens: int, rows: int) -> float:
-        """What rows that wait will take, in as few batches as they fit into."""
+        """What rows that wait will take, in as few batches as they fit into, all threads at work."""
         batches = max(math.ceil(tokens / self._batch_tokens), math.ceil(rows / self._most_rows))
-        return self.cost(tokens, batches)
+        return self.cost(tokens, batches) / self._workers
 
     def _dispatch(self) -> None:
-        if self._busy_until is not None:
-            return
-        chosen = self.choose()
-        if not chosen:
-            return
+        while len(self._ends) < self._workers and (chosen := self.choose()):
+            self._begin(chosen)
+
+    def _begin(self, chosen: Sequence[_Waiting]) -> None:
         now, rows = self._clock(), [one.row for one in chosen]
         padded = len(rows) * max(row.length for row in rows)
-        self._busy_until = now + self.cost(padded)
+        number = next(self._numbers)
+        self._ends[number] = now + self.cost(padded)
         for one in chosen:
             one.work.queued = max(one.work.queued, now - one.work.arrived)
             one.work.batch_rows = max(one.work.batch_rows, len(rows))
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._thread, self._compute, rows)
-        done.add_done_callback(lambda found: self._finished(chosen, padded, now, found))
+        done = loop.run_in_executor(self._threads, self._compute, rows)
+        done.add_done_callback(lambda found: self._finished(number, chosen, padded, now, found))
 
     def choose(self) -> list[_Waiting]:
         """Take the next batch out of the queue."""
@@ -246,14 +258,15 @@ class Engine:
         """The row at a place of the queue, and its neighbours by length that are worth taking with it."""
         low, high, longest = at, at + 1, self._by_length[at].row.length
         deadline = self._by_length[at].work.deadline
-        while high - low < self._most_rows:
+        share = math.ceil(len(self._by_length) / (self._workers - len(self._ends)))  # of each free thread
+        while high - low < min(share, self._most_rows):
             size = high - low
             shorter = self._by_length[low - 1] if low > 0 else None
             longer = self._by_length[high] if high < len(self._by_length) else None
             wasted_left = math.inf if shorter is None else longest - shorter.row.length
             wasted_right = math.inf if longer is None else (longer.row.length - longest) * size
             one = shorter if wasted_left <= wasted_right else longer
-            if one is None:
+            if one is None or self.cost.fixed <= SMALL_SHARE * self.cost(size * longest):
                 break
             width = max(longest, one.row.length)
             more = self.cost((size + 1) * width) - self.cost(size * longest)
@@ -268,10 +281,11 @@ class Engine:
             low, high = (low - 1, high) if one is shorter else (low, high + 1)
         return self._by_length[low:high]
 
-    def _remove(self, chosen: Sequence[_Waiting]) -> None:
-        gone = set(map(id, chosen))
-        self._by_length = [one for one in self._by_length if id(one) not in gone]
-        self._waiting_tokens -= sum(one.row.length for one in chosen)
+    def _remove(self, chosen: Iterable[_Waiting]) -> None:
+        for one in chosen:
+            del self._by_length[bisect_left(self._by_length, one.key, key=lambda other: other.key)]
+            del one.work.waiting[one.index]
+            self._waiting_tokens -= one.row.length
 
     def _compute(self, rows: Sequence[Row]) -> list[Answer | Exception]:
         """The answers, in the inference thread. If a batch fails, each row is computed alone."""
@@ -284,6 +298,7 @@ class Engine:
 
     def _finished(
         self,
+        number: int,
         chosen: Sequence[_Waiting],
         padded: int,
         started: float,
@@ -291,7 +306,7 @@ class Engine:
     ) -> None:
         if found.cancelled():  # the server is ending
             return
-        self._busy_until = None
+        del self._ends[number]
         seconds = self._clock() - started
         self.cost.observe(padded, seconds)
         waited = [started - one.work.arrived for one in chosen]
@@ -308,6 +323,6 @@ class Engine:
         self._dispatch()
 
     def _fail(self, work: Work, error: Exception) -> None:
-        self._remove([one for one in self._by_length if one.work is work])
+        self._remove(list(work.waiting.values()))
         if not work.future.done():
             work.future.set_exception(error)

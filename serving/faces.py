@@ -24,6 +24,7 @@ from gauntlet.serving.interface import Answer, Field, InputError, Part, RowModel
 NUMPY = {"FP32": "<f4", "FP64": "<f8"}
 SHOWN = 60
 GS = "gs://"
+CELLS_HEADER = "x-gauntlet-cells"
 MOST = 2**31 - 1
 """The largest parameter."""
 
@@ -77,9 +78,16 @@ class Asked:
 
 
 def parse(
-    model: RowModel, identity: Mapping[str, str], limits: Limits, content_type: str, body: bytes
+    model: RowModel,
+    identity: Mapping[str, str],
+    limits: Limits,
+    content_type: str,
+    body: bytes,
+    has_cells: bool = False,
 ) -> Asked:
     """A Vertex prediction: JSON with `instances`, or a raw text, image or form.
+
+    `has_cells` adds to the answer what a table for people shows of each prediction, and its notes.
 
     Raises:
         Fault: It is something else, or over a limit.
@@ -98,7 +106,9 @@ def parse(
     instances = read_instances(given, model, limits)
 
     def answer(answers: Sequence[Answer]) -> tuple[bytes, Mapping[str, str]]:
-        content = {"predictions": [one.content for one in answers], "metadata": identity}
+        content: dict[str, Any] = {"predictions": [one.content for one in answers], "metadata": identity}
+        if has_cells:
+            content |= {"cells": [one.cells for one in answers], "notes": [one.note for one in answers]}
         return msgspec.json.encode(content), {}
 
     return Asked(instances, read_parameters(model, parameters), answer)
@@ -178,11 +188,13 @@ def decoded_body(body: bytes, form: type[Any]) -> Any:
 def read_parameters(model: RowModel, given: Mapping[str, Any] | None) -> dict[str, float]:
     """A value for each of a model's parameters, or the `Fault` of one that it does not have."""
     found = dict(model.parameters)
-    for name, value in (given or {}).items():
+    for name, said in (given or {}).items():
         if name not in found:
             expected = f"one of {', '.join(found)}" if found else "none: this model has no parameters"
             raise Fault(400, f"parameters: found {_shown(name)}, expected {expected}")
         is_whole = isinstance(model.parameters[name], int)
+        is_float = isinstance(said, float) and said.is_integer()  # as Google's client sends whole numbers
+        value = int(said) if is_whole and is_float else said
         if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
             kind = "whole number" if is_whole else "number"
             raise Fault(400, f"parameters.{name}: found {_shown(value)}, expected a {kind}")
@@ -299,7 +311,7 @@ def parse_inference(
             "model_name": identity["model"],
             "model_version": identity["version"],
             **({} if asked.id is None else {"id": asked.id}),
-            "parameters": {"bundle_sha256": identity["bundle_sha256"]},
+            "parameters": {key: identity[key] for key in ("bundle_sha256", "event")},
             "outputs": outputs,
         }
         head = msgspec.json.encode(content)
@@ -319,6 +331,8 @@ def _wanted(model: RowModel, asked: _Inference) -> list[tuple[Field, bool]]:
     for one in asked.outputs:
         if one.name not in by_name:
             raise Fault(400, f"outputs: found {_shown(one.name)}, expected {', '.join(by_name)}")
+        if unknown := next((key for key in one.parameters if key != BINARY), None):
+            raise Fault(400, f"outputs.{one.name}: found {_shown(unknown)}, which this server cannot do")
     return [(by_name[one.name], one.parameters.get(BINARY, all_binary) is True) for one in asked.outputs]
 
 

@@ -102,11 +102,13 @@ class Answer:
         cells: For a table, by column; all answers of a model have the same columns.
         content: For a program, as a JSON object.
         note: What the reader should know about it, such as that the text was cut.
+        logits: (C,), if the model gives each row some; for the request log.
     """
 
     cells: Mapping[str, str]
     content: Mapping[str, Any]
     note: str | None = None
+    logits: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 class ServedModel(Protocol):
@@ -205,6 +207,16 @@ class RowModel(GraphModel, Protocol):
             InputError: The model cannot take one of them.
             BundleError: An answer is not finite.
         """
+
+
+class LoggedModel(RowModel, Protocol):
+    """A model whose requests can be logged, as `request_log` describes it."""
+
+    def features(self, parts: Sequence[Part], row: Row) -> Mapping[str, float]:
+        """Numbers that describe a row, always the same names."""
+
+    def logged(self, answer: Answer) -> Mapping[str, Any]:
+        """What an answer has for the columns from `predicted` on."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 from time import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,9 +46,14 @@ PARAMETERS = {
 }
 
 
+class _Text(msgspec.Struct):
+    type: Literal["text"]
+    text: str
+
+
 class _Message(msgspec.Struct):
     role: str
-    content: str
+    content: str | list[_Text]
 
 
 class _Options(msgspec.Struct):
@@ -58,7 +63,7 @@ class _Options(msgspec.Struct):
 class _Completion(msgspec.Struct):
     model: str
     messages: list[_Message] | None = None
-    prompt: str | None = None
+    prompt: str | list[str] | None = None
     stream: bool = False
     stream_options: _Options | None = None
 
@@ -182,13 +187,15 @@ def _asked_in(messages: Sequence[_Message] | None) -> str:
             f"messages: found the roles {found!r:.100}, expected one message of the role user: the model was "
             "trained on single questions, and its bundle has the text around one",
         )
-    return messages[0].content
+    content = messages[0].content
+    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-def _prompt_of(prompt: str | None) -> str:
-    if prompt is None:
-        raise Fault(400, "prompt: found none, expected a text")
-    return prompt
+def _prompt_of(prompt: str | list[str] | None) -> str:
+    prompts = [prompt] if isinstance(prompt, str) else prompt or []
+    if len(prompts) != 1:
+        raise Fault(400, f"prompt: found {len(prompts) or 'none'}, expected a text")
+    return prompts[0]
 
 
 def _sent(content: Any) -> bytes:

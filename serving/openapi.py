@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from gauntlet.serving.faces import Limits, describe
 from gauntlet.serving.interface import RowModel
-from gauntlet.serving.openai import CHAT, PARAMETERS, TEXT
+from gauntlet.serving.openai import CHAT, IGNORED, NEUTRAL, PARAMETERS, TEXT
 
 if TYPE_CHECKING:
     from gauntlet.serving.app import Served
 
 EXAMPLE_TEXT = "I could not be happier with how this turned out."
-JSON_TYPES = {"BYTES": {"type": "string"}, "FP32": {"type": "number"}, "FP64": {"type": "number"}}
+EXAMPLE_IMAGE = (  # a PNG of one grey pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
 ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+MESSAGE = {
+    "type": "object",
+    "required": ["message", "type"],
+    "properties": {"message": {"type": "string"}, "type": {"type": "string"}},
+}
+ERROR_OBJECT = {"type": "object", "required": ["error"], "properties": {"error": MESSAGE}}
+TEXT_PART = {"type": "string", "pattern": r"\S"}
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Gauntlet</title>
@@ -41,8 +50,8 @@ code {{ font-size: 14px }}
 
 
 def example(model: RowModel) -> dict[str, Any]:
-    """A row as a client sends it; an image is to be replaced by one."""
-    part: Any = EXAMPLE_TEXT if model.medium == "text" else {"b64": "…"}
+    """A row as a client sends it."""
+    part: Any = EXAMPLE_TEXT if model.medium == "text" else {"b64": EXAMPLE_IMAGE}
     return dict.fromkeys(model.columns, part)
 
 
@@ -60,9 +69,12 @@ def document(
         paths[base] = {"get": _read("The model's inputs and outputs.")}
         paths[f"{base}/ready"] = {"get": _read("Whether the model is ready.")}
         paths[f"{base}/infer"] = {"post": _inference(served, tensors)}
+        paths[f"/v1/models/{served.name}"] = {
+            "get": _read("The model, as OpenAI's and KServe's clients ask.")
+        }
     talking = [served for served in models.values() if hasattr(served.model, "streams")]
     for route in (CHAT, TEXT) if talking else ():
-        paths[route] = {"post": _completion(route, talking[0].name, url)}
+        paths[route] = {"post": _completion(route, [served.name for served in talking], url)}
     for route, what in (
         ("/v1/models", "The models, as OpenAI's clients list them."),
         (health_route, "200 when the server is ready, else 503."),
@@ -75,14 +87,17 @@ def document(
     ):
         paths[route] = {"get": _read(what)}
     paths["/metrics"] = {
-        "get": {"summary": "Prometheus metrics.", "responses": {"200": {"description": "Text."}}}
+        "get": {
+            "summary": "Prometheus metrics.",
+            "responses": {"200": {"description": "Text.", "content": {"text/plain": {}}}},
+        }
     }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Gauntlet", "version": "1"},
         "servers": [{"url": url}],
         "paths": paths,
-        "components": {"schemas": {"Error": ERROR}},
+        "components": {"schemas": {"Error": ERROR, "ErrorObject": ERROR_OBJECT}},
     }
 
 
@@ -104,26 +119,23 @@ def _read(summary: str) -> dict[str, Any]:
 
 def _prediction(served: Served, limits: Limits, url: str) -> dict[str, Any]:
     model = served.model
-    part: dict[str, Any] = {"type": "string"}
+    part: dict[str, Any] = TEXT_PART
     if model.medium == "image":
-        encoded = {"type": "object", "required": ["b64"], "properties": {"b64": {"type": "string"}}}
-        part = {"anyOf": [encoded, {"type": "string"}]}
-    row: dict[str, Any] = {
-        "type": "object",
-        "required": list(model.columns),
-        "properties": dict.fromkeys(model.columns, part),
-        "additionalProperties": False,
-    }
+        encoded = {"type": "string", "contentEncoding": "base64"}
+        inside = {"type": "object", "required": ["b64"], "properties": {"b64": encoded}}
+        part = {"anyOf": [{**inside, "additionalProperties": False}, encoded]}
+    row = _object(dict.fromkeys(model.columns, part), model.columns)
     instance = row if len(model.columns) > 1 else {"anyOf": [row, part]}
     parameters = {
-        name: {"type": "integer", "minimum": 1, "default": value} for name, value in model.parameters.items()
+        name: {"type": "integer" if isinstance(value, int) else "number", "default": value}
+        for name, value in model.parameters.items()
     }
     body = {
         "type": "object",
         "required": ["instances"],
         "properties": {
             "instances": {"type": "array", "minItems": 1, "maxItems": limits.instances, "items": instance},
-            "parameters": {"type": "object", "properties": parameters, "additionalProperties": False},
+            "parameters": {**_object(parameters), "type": ["object", "null"]},
         },
         "example": {"instances": [example(model)]},
     }
@@ -131,74 +143,122 @@ def _prediction(served: Served, limits: Limits, url: str) -> dict[str, Any]:
         "type": "object",
         "required": ["predictions", "metadata"],
         "properties": {
-            "predictions": {"type": "array", "items": {"type": "object"}},
+            "predictions": {
+                "type": "array",
+                "items": {"type": "object", "required": [one.name for one in model.fields]},
+            },
             "metadata": {
                 "type": "object",
-                "properties": {key: {"type": "string"} for key in served.identity},
+                "properties": {key: {"type": "string"} for key in (*served.identity, "event")},
             },
         },
     }
-    return _asking(f"Ask {served.name} ({served.task}).", body, answer) | {"x-curl": _curl(served, url)}
+    asking = _asking(f"Ask {served.name} ({served.task}).", body, answer) | {"x-curl": _curl(served, url)}
+    taken = asking["requestBody"]["content"]
+    if model.medium == "image":
+        file = {"type": "string", "contentMediaType": "application/octet-stream"}
+        files = {"anyOf": [file, {"type": "array", "minItems": 1, "items": file}]}
+        form = _object(dict.fromkeys(model.columns, files), model.columns)
+        taken["multipart/form-data"] = {"schema": form}
+    if len(model.columns) == 1:
+        raw = {"text/plain": {"schema": TEXT_PART}} if model.medium == "text" else {"image/png": {}}
+        taken.update(raw)
+    return asking
 
 
 def _inference(served: Served, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    part = EXAMPLE_TEXT if served.model.medium == "text" else EXAMPLE_IMAGE
     inputs = [
-        {"name": one["name"], "datatype": "BYTES", "shape": [1], "data": [_shown(served.model, one["name"])]}
-        for one in tensors["inputs"]
+        {"name": one["name"], "datatype": "BYTES", "shape": [1], "data": [part]} for one in tensors["inputs"]
     ]
-    tensor = {
-        "type": "object",
-        "required": ["name", "shape", "datatype"],
-        "properties": {
-            "name": {"type": "string"},
-            "shape": {"type": "array", "items": {"type": "integer"}},
-            "datatype": {"type": "string"},
-            "data": {"type": "array"},
-        },
-    }
+    names = {key: {"enum": [one["name"] for one in tensors[key]]} for key in ("inputs", "outputs")}
+    taken = _tensor(names["inputs"])
+    wanted = {"name": names["outputs"], "parameters": {"type": "object"}}
     body = {
         "type": "object",
         "required": ["inputs"],
         "properties": {
-            "id": {"type": "string"},
-            "inputs": {"type": "array", "items": tensor},
-            "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+            "id": {"type": ["string", "null"]},
+            "inputs": {"type": "array", "minItems": len(inputs), "maxItems": len(inputs), "items": taken},
+            "outputs": {
+                "type": ["array", "null"],
+                "items": {"type": "object", "required": ["name"], "properties": wanted},
+            },
+            "parameters": {"type": "object"},
         },
         "example": {"inputs": inputs},
     }
+    given = _tensor(names["outputs"])
     answer = {
         "type": "object",
         "required": ["model_name", "outputs"],
-        "properties": {"model_name": {"type": "string"}, "outputs": {"type": "array", "items": tensor}},
+        "properties": {"model_name": {"type": "string"}, "outputs": {"type": "array", "items": given}},
     }
     return _asking(f"Ask {served.name} by the Open Inference Protocol.", body, answer)
 
 
-def _completion(route: str, model: str, url: str) -> dict[str, Any]:
-    asked: dict[str, Any] = {"prompt": {"type": "string"}}
-    example_body: dict[str, Any] = {"model": model, "prompt": EXAMPLE_TEXT, "max_tokens": 16}
+def _completion(route: str, names: Sequence[str], url: str) -> dict[str, Any]:
+    asked: dict[str, Any] = {"prompt": {"anyOf": [TEXT_PART, _one_of(TEXT_PART)]}}
+    example_body: dict[str, Any] = {"model": names[0], "prompt": EXAMPLE_TEXT, "max_tokens": 16}
     if route == CHAT:
-        message = {"type": "object", "properties": {key: {"type": "string"} for key in ("role", "content")}}
-        asked = {"messages": {"type": "array", "minItems": 1, "maxItems": 1, "items": message}}
+        part = _object({"type": {"const": "text"}, "text": TEXT_PART}, ("type", "text"))
+        message = {
+            "type": "object",
+            "required": ["role", "content"],
+            "properties": {"role": {"const": "user"}, "content": {"anyOf": [TEXT_PART, _one_of(part)]}},
+        }
+        asked = {"messages": _one_of(message)}
         del example_body["prompt"]
         example_body["messages"] = [{"role": "user", "content": EXAMPLE_TEXT}]
-    numbers = {name: {"type": "number"} for name in PARAMETERS}
-    body = {
-        "type": "object",
-        "required": ["model", *asked],
-        "properties": {"model": {"type": "string"}, **asked, **numbers, "stream": {"type": "boolean"}},
-        "example": example_body,
-    }
+    numbers = {name: {"type": ["number", "null"]} for name in PARAMETERS}
+    neutral = {name: {"enum": list(values)} for name, values in NEUTRAL.items()}
+    properties: dict[str, Any] = {name: {} for name in IGNORED if name not in ("messages", "prompt")}
+    properties |= {"model": {"enum": list(names)}, "stream": {"type": "boolean"}}
+    options = {"type": ["object", "null"], "properties": {"include_usage": {"type": "boolean"}}}
+    properties |= {**asked, **numbers, **neutral, "stream_options": options}
+    body = _object(properties, ("model", *asked)) | {"example": example_body}
     answer = {"type": "object", "required": ["id", "object", "choices"], "properties": {}}
     content = json.dumps({**example_body, "stream": True})
-    return _asking("A completion, as OpenAI's clients ask for it.", body, answer) | {
-        "x-curl": f"curl --no-buffer --json '{content}' {url}{route}"
+    asking = _asking("A completion, as OpenAI's clients ask for it.", body, answer, "ErrorObject")
+    asking["responses"]["200"]["content"]["text/event-stream"] = {}
+    return asking | {"x-curl": f"curl --no-buffer --json '{content}' {url}{route}"}
+
+
+def _object(properties: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    """An object with no other keys."""
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": dict(properties),
+        "additionalProperties": False,
     }
 
 
-def _asking(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+def _one_of(items: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "maxItems": 1, "items": items}
+
+
+def _tensor(name: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["name", "shape", "datatype"],
+        "properties": {
+            "name": name,
+            "shape": {"type": "array", "items": {"type": "integer"}},
+            "datatype": {"type": "string"},
+            "data": {"type": ["array", "null"]},
+            "parameters": {"type": "object"},
+        },
+    }
+
+
+def _asking(
+    summary: str, body: Mapping[str, Any], answer: Mapping[str, Any], error_schema: str = "Error"
+) -> dict[str, Any]:
     faults = {
         "400": "The request is wrong; the message names the instance.",
+        "404": "The server has no such model.",
+        "408": "The body did not arrive in time.",
         "413": "The body is too large, or has too many instances.",
         "415": "The content type is not one that the model takes.",
         "429": "It cannot be answered before its deadline, or too much waits: see Retry-After.",
@@ -206,7 +266,7 @@ def _asking(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]) ->
         "503": "The server is starting or ending.",
         "504": "The deadline passed while it waited.",
     }
-    error = {"$ref": "#/components/schemas/Error"}
+    error = {"$ref": f"#/components/schemas/{error_schema}"}
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
@@ -219,10 +279,6 @@ def _asking(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]) ->
 
 def _answer(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
-
-
-def _shown(model: RowModel, column: str) -> str:
-    return str(EXAMPLE_TEXT if model.medium == "text" else f"…base64 of {column}…")
 
 
 def _curl(served: Served, url: str) -> str:

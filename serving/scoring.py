@@ -25,6 +25,17 @@ FILE_BATCH = 32
 SHORTEST = 8  # tokens of the shortest rows that a model is warmed up with
 
 
+def grouped(given: Sequence[str], columns: Sequence[str]) -> list[Sequence[str]]:
+    """The parts of each row, one for each column, or an `InputError` if the last row is not whole."""
+    width = len(columns)
+    if len(given) % width:
+        raise InputError(
+            f"{given[-1]}: found {len(given)} image files, expected {' and '.join(columns)} of each "
+            "card, in turn."
+        )
+    return [given[at : at + width] for at in range(0, len(given), width)]
+
+
 class ScoringModel(Bundle, ABC):
     """A bundle of which a kind says what its scores mean. See `interface.RowModel`.
 
@@ -108,15 +119,8 @@ class ScoringModel(Bundle, ABC):
 
     def answer(self, request: Request) -> list[Answer]:
         """The answer to each row of a request, whose rows are texts or paths; see `interface.ServedModel`."""
-        given, width = request.rows, len(self.columns)
-        if len(given) % width:
-            raise InputError(
-                f"{given[-1]}: found {len(given)} image files, expected {' and '.join(self.sides)} of each "
-                "card, in turn."
-            )
         rows = []
-        for at in range(0, len(given), width):
-            parts = given[at : at + width]
+        for parts in grouped(request.rows, self.columns):
             row = self.read(parts if self.medium == "text" else [Path(part) for part in parts])
             row.given = dict(zip(self.columns, parts, strict=True))
             rows.append(row)
@@ -142,6 +146,13 @@ class ScoringModel(Bundle, ABC):
         """The scores of made-up rows, each alone; see `interface.GraphModel`."""
         rows: Rows = SMOKE_TEXTS if self.medium == "text" else self._noise(2)
         return [self.probabilities(rows[at : at + 1])[0].tolist() for at in range(len(rows))]
+
+    def features(self, parts: Sequence[Part], row: Row) -> Mapping[str, float]:
+        """How long a text is, and whether it was cut; how bright images are, and how much pixels differ."""
+        if self.medium == "text":
+            return {"characters": len(str(parts[0])), "tokens": row.length, "cut": row.cut}
+        pixels = np.stack(list(row.inputs.values())).astype(np.float32)
+        return {"brightness": float(pixels.mean()), "contrast": float(pixels.std())}
 
     def note(self, row: Row) -> str | None:
         """What a reader should know of the answer to a row."""

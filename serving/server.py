@@ -7,36 +7,58 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import uvicorn
 import uvloop
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.app import Application, Served
-from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, file_sha256, read_info
+from gauntlet.serving.bundle import (
+    BUNDLE_FILE,
+    PORTABLE,
+    BundleError,
+    file_sha256,
+    read_certificate,
+    read_info,
+    served_files,
+)
+from gauntlet.serving.cpu import cpu_class
 from gauntlet.serving.engine import MOST_ROWS, CostModel, Engine
 from gauntlet.serving.faces import Limits
 from gauntlet.serving.interface import RowModel, StreamModel
-from gauntlet.serving.settings import Batching, Settings
+from gauntlet.serving.request_log import RequestLog
+from gauntlet.serving.settings import LOG_KEY, Batching, Settings
+from gauntlet.serving.shapes import choose
 from gauntlet.serving.storage import read_object
 from gauntlet.serving.streaming import MOST_STREAMS, StreamEngine
 from gauntlet.serving.supervisor import END, READY, SIGNALS, Job, Source
 from gauntlet.serving.telemetry import AccessLog, Metrics
-from gauntlet.serving.verification import proved_model, read_certificate
+from gauntlet.serving.verification import prove, proved_model
 
 ASKED = ("medium", "columns", "fields", "lengths", "sample", "read", "run", "parameters", "most_rows")
 """What a kind's model defines to be served, as `interface.RowModel` describes it."""
+LOGGED = ("features", "logged")
+"""What it defines besides if requests are logged: `interface.LoggedModel`."""
 DRAIN_SECONDS = 7.0
 """For what was begun before a signal; uvicorn's own end takes up to 1 s more. Cloud Run kills after 10 s."""
 KEEP_ALIVE_SECONDS = 75
 HEAD_SECONDS, HEAD_BYTES = 20.0, 65_536
+MOST_CONNECTIONS, OTHER_DESCRIPTORS = 16_384, 256
+"""The most open connections, and how many descriptors are kept for everything else."""
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+    b"x-gauntlet-refused: connections\r\nconnection: close\r\ncontent-length: 41\r\n\r\n"
+    b'{"error":"too many connections are open"}'
+)
 WARM_RUNS = 2
 MEGABYTE = 2**20
 SHA256_SHOWN = 12
@@ -61,7 +83,8 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
     """
     proved = proved_model(source.folder, source.sha256)
     info = read_info(source.folder, source.sha256)
-    if missing := [name for name in ASKED if not hasattr(proved, name)]:
+    asked = ASKED if settings.request_log is None else ASKED + LOGGED
+    if missing := [name for name in asked if not hasattr(proved, name)]:
         raise BundleError(
             f"{source.folder}: a model of {info.task} cannot be served: its kind defines no "
             f"{', '.join(missing)} (docs/how-to/add_a_task_kind.md)"
@@ -69,7 +92,9 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
     model = cast(RowModel, proved)
     sha256 = file_sha256(source.folder / BUNDLE_FILE)
     name = source.name or info.name
-    together = may_share(settings.batching, read_certificate(source.folder))
+    files = served_files(source.folder, info)
+    certificate = read_certificate(source.folder / files.certificate)
+    together = may_share(settings.batching, certificate)
     common: dict[str, Any] = {
         "together": together,
         "queue_tokens": settings.queue_tokens,
@@ -81,9 +106,23 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
         warm_steps(model, cost, MOST_STREAMS if together else 1)
         engine = StreamEngine(cast(StreamModel, model), cost, loop, **common)
     else:
-        cost = CostModel(info.latency_ms, model.lengths[len(model.lengths) // 2])
-        warm(model, cost, (model.most_rows or MOST_ROWS) if together else 1, settings.batch_tokens)
-        engine = Engine(model, cost, batch_tokens=settings.batch_tokens, **common)
+        latency = info.latency_ms
+        if files is PORTABLE:
+            latency = {size: one["median"] for size, one in certificate["latency_ms"].items()}
+            print(f"{name}: this CPU, {cpu_class()}, takes {files.model}", file=sys.stderr, flush=True)
+        cost = CostModel(latency, model.lengths[len(model.lengths) // 2])
+        most = (model.most_rows or MOST_ROWS) if together else 1
+        choice = choose(model, settings.shape, most, settings.batch_tokens)
+        if choice.model is not model:
+            tuple(prove(source.folder, info, files, choice.model))  # the session that serves is proved too
+        for shape, figure in choice.rows_per_second.items():
+            metrics.shape_rows.labels(name, shape).set(figure)
+        metrics.shape.labels(name, choice.shape).set(1)
+        print(f"{name}: {choice}", file=sys.stderr, flush=True)
+        model = choice.model
+        warm(model, cost, most, settings.batch_tokens)
+        workers = choice.workers
+        engine = Engine(model, cost, workers=workers, batch_tokens=settings.batch_tokens, **common)
     version = source.version or sha256[:SHA256_SHOWN]
     return Served(name, version, sha256[:SHA256_SHOWN], info.task, model, engine)
 
@@ -142,48 +181,71 @@ def main(job: Job) -> int:
     return 0
 
 
-class _Protocol(HttpToolsProtocol):
-    """Closes a connection whose client takes long, or many bytes, to send the head of a request."""
+def most_connections() -> int:
+    """How many connections may be open, after the limit of descriptors was raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_DESCRIPTORS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - OTHER_DESCRIPTORS)
 
-    _head: asyncio.TimerHandle | None = None
+
+class _Protocol(HttpToolsProtocol):
+    """Closes a connection whose client takes long, or many bytes, to send the head of a request.
+
+    Attributes:
+        most: How many connections may be open; further ones are refused.
+        refused: Counts those.
+    """
+
+    most: ClassVar[int] = MOST_CONNECTIONS
+    refused: ClassVar[Counter]
+    _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _is_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self._expect_head()
+        if len(self.connections) > self.most:
+            self.refused.inc()
+            transport.write(FULL)
+            transport.close()
+            return
+        self._look_at_head()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Bytes have come; mostly they are a whole head, which needs no timer."""
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head is not None and self._head_bytes > HEAD_BYTES:
-            self.transport.close()
+        self._look_at_head()
 
     def on_message_begin(self) -> None:
         """The first byte of a request has come."""
-        self._expect_head()
+        self._is_head, self._head_bytes = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._end_head()
+        self._is_head = False
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
-        self._end_head()
+        self._is_head = False
+        self._look_at_head()
         super().connection_lost(exc)
 
-    def _expect_head(self) -> None:
-        self._end_head()
-        self._head_bytes = 0
-        self._head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
-
-    def _end_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _look_at_head(self) -> None:
+        if not self._is_head:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._head_bytes > HEAD_BYTES:
+            self.transport.close()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
 
 
 class _Server(uvicorn.Server):
@@ -236,6 +298,10 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
     metrics = Metrics()
     metrics.restarts.inc(job.restarts)
     log = AccessLog(metrics)
+    requests = None
+    if settings.request_log is not None:
+        key = os.environ[LOG_KEY]  # which the supervisor sets
+        requests = RequestLog(settings.request_log, settings.sample_rate, settings.store, key, metrics)
     app = Application(
         limits_of(settings),
         metrics,
@@ -244,7 +310,9 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
         int(settings.queue_mb * MEGABYTE),
         os.environ.get("AIP_PREDICT_ROUTE", "/predict"),
         os.environ.get("AIP_HEALTH_ROUTE", "/health"),
+        requests=requests,
     )
+    _Protocol.most, _Protocol.refused = most_connections(), metrics.refused.labels("connections")
     server = _Server(
         uvicorn.Config(
             cast(Any, app),
@@ -283,11 +351,11 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
         raise
     app.ready(models)
     control.send(READY)
-    host, port = listening.getsockname()[:2]
+    at = listening.getsockname()
+    where = at if isinstance(at, str) else f"http://{at[0]}:{at[1]}"
     for served in models:
         print(
-            f"{served.name} version {served.version} (bundle {served.bundle_sha256}) is ready on "
-            f"http://{host}:{port}",
+            f"{served.name} version {served.version} (bundle {served.bundle_sha256}) is ready on {where}",
             file=sys.stderr,
             flush=True,
         )
@@ -295,6 +363,8 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
     for served in models:
         served.engine.close()
     log.close()
+    if requests is not None:
+        requests.close()
     return end.unfinished
 
 

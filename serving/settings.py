@@ -14,6 +14,21 @@ BATCHING = (
     "with the rows of a batch."
 )
 
+Store = Literal["full", "features", "nothing"]
+STORE = (
+    "What the request log has: features of the rows and what was predicted; full, with texts; or nothing but "
+    "ids, times and statuses."
+)
+Shape = Literal["auto", "wide", "per-core"]
+SHAPE = (
+    "How a model that scores rows uses the CPUs: wide, one batch at a time on all of them; per-core, a batch "
+    "on each; or auto, the one that computes more rows a second when the server starts."
+)
+
+
+LOG_KEY = "GAUNTLET_REQUEST_LOG_KEY"
+"""The variable with the key of the request log, which decides what is sampled and hides clients."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,6 +43,7 @@ class Settings:
         metadata={"type": int, "help": "Default: $AIP_HTTP_PORT, $PORT or 8080; 0 takes a free one."},
     )
     batching: Batching = field(default="safe", metadata={"choices": get_args(Batching), "help": BATCHING})
+    shape: Shape = field(default="auto", metadata={"choices": get_args(Shape), "help": SHAPE})
     timeout: float = field(
         default=10.0,
         metadata={"type": float, "help": "Seconds for a request without the header X-Request-Timeout."},
@@ -51,8 +67,17 @@ class Settings:
     allow_gs: str | None = field(
         default=None, metadata={"type": str, "help": "gs://BUCKET/FOLDER of which requests may name images."}
     )
+    request_log: str | None = field(
+        default=None, metadata={"type": str, "help": "A folder or gs://BUCKET/FOLDER to log requests in."}
+    )
+    sample_rate: float = field(
+        default=1.0, metadata={"type": float, "help": "The share of rows in the request log, up to 1."}
+    )
+    store: Store = field(default="features", metadata={"choices": get_args(Store), "help": STORE})
 
     def __post_init__(self) -> None:
+        if self.sample_rate > 1:
+            raise UsageError(f"--sample-rate: found {self.sample_rate}, expected a number up to 1.")
         for one in fields(self):
             value = getattr(self, one.name)
             if isinstance(value, int | float) and (value < 0 or (value == 0 and one.name != "port")):

@@ -1,4 +1,4 @@
-"""Files of Cloud Storage, read with the account of the machine and without Google's libraries.
+"""Files of Cloud Storage, read and written with the account of the machine and without Google's libraries.
 
 https://cloud.google.com/storage/docs/json_api/v1
 """
@@ -73,6 +73,14 @@ def download(folder_uri: str, folder: Path) -> None:
         raise UsageError(f"{folder_uri}: cannot be read: {_cause(error)}.") from None
 
 
+def write_object(uri: str, data: bytes) -> None:
+    """Write a file of a bucket, whole or not at all; raises as `urlopen`."""
+    bucket, _, name = uri.removeprefix(GS).partition("/")
+    query = urlencode({"uploadType": "media", "name": name})
+    with _opened(f"{_api()}/upload/storage/v1/b/{quote(bucket, safe='')}/o?{query}", data) as stream:
+        stream.read()
+
+
 def _api() -> str:
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
     return API if not emulator else emulator if "://" in emulator else f"http://{emulator}"
@@ -83,9 +91,11 @@ def _object_url(uri: str) -> str:
     return f"{_api()}/storage/v1/b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
 
 
-def _opened(url: str) -> IO[bytes]:
+def _opened(url: str, data: bytes | None = None) -> IO[bytes]:
     headers = {} if _api() != API else {"Authorization": f"Bearer {_token()}"}
-    found: IO[bytes] = urlopen(Request(url, headers=headers), timeout=SECONDS)
+    if data is not None:
+        headers["Content-Type"] = "application/octet-stream"
+    found: IO[bytes] = urlopen(Request(url, data, headers), timeout=SECONDS)
     return found
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.serving.settings import Settings
+from gauntlet.serving.settings import LOG_KEY, Settings
 
 SERVER = "gauntlet.serving.server"
 READY, DRAIN, END = b"r", b"d", b"e"
@@ -109,6 +110,7 @@ class _Supervisor:
         self._control: socket.socket | None = None
         self._is_ending = False
         self._restarts = 0
+        self._key = os.environ.get(LOG_KEY) or secrets.token_hex(32)
 
     def run(self) -> int:
         """Serve until a signal; return the exit code."""
@@ -149,7 +151,11 @@ class _Supervisor:
                 handed = (self._listening.fileno(), of_server.fileno())
                 job = Job(self._sources, self._settings, *handed, restarts=self._restarts)
                 # The server imports what this process would import.
-                environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+                environment = {
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                    "PYTHONSAFEPATH": "1",
+                    LOG_KEY: self._key,
+                }
                 process = subprocess.Popen(
                     [sys.executable, "-m", SERVER, job.to_json()],
                     pass_fds=handed,

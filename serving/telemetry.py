@@ -65,8 +65,15 @@ class Metrics:
         self.padding = Histogram(
             "gauntlet_padding_share", "Padding among a batch's tokens.", buckets=SHARES, **of_model
         )
+        shape: dict[str, Any] = {"labelnames": ("model", "shape"), **own}
+        self.shape = Gauge("gauntlet_shape_info", "How a model uses the CPUs: wide or per-core.", **shape)
+        self.shape_rows = Gauge(
+            "gauntlet_shape_rows_per_second", "What each shape computed when the server started.", **shape
+        )
         self.waiting = Gauge("gauntlet_queue_tokens", "Tokens that wait.", **of_model)
         self.refused = Counter("gauntlet_refused_requests", "Requests refused.", ("reason",), **own)
+        self.logged_events = Counter("gauntlet_logged_events", "Rows of the request log written.", **own)
+        self.dropped_events = Counter("gauntlet_dropped_events", "Rows of the request log dropped.", **own)
         self.restarts = Counter("gauntlet_restarts", "Server processes that died and were replaced.", **own)
         self.dropped = Counter("gauntlet_dropped_log_lines", "Lines of the access log dropped.", **own)
 

@@ -1,4 +1,4 @@
-"""Virtual environments with a part of the installed packages. Nothing is downloaded."""
+"""Virtual environments with a part of the installed packages. Only `download` asks the network."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ class Environment:
         options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install", *options]
         done = subprocess.run([*pip, *what], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def download(self, *what: str) -> None:
+        """Install packages from the package index, with what they require."""
+        pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "--quiet", *what]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def run(self, *arguments: str, program: str = "python") -> subprocess.CompletedProcess[str]:

@@ -21,11 +21,13 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from gauntlet.pipelines.cli import app
 from gauntlet.pipelines.vertex.lint import images
-from tests.test_containers import IMAGES, ROOT, instructions
+from tests.test_containers import ALL_IMAGES, IMAGES, ROOT, instructions
 
 DIGESTS = {
-    name: f"registry.example/{name}@sha256:{digit * 64}" for name, digit in zip(IMAGES, "12", strict=True)
+    name: f"registry.example/{name}@sha256:{digit * 64}"
+    for name, digit in zip(ALL_IMAGES, "123", strict=True)
 }
+STEP_DIGESTS = {name: DIGESTS[name] for name in IMAGES}
 # https://cloud.google.com/build/docs/configuring-builds/substitute-variable-values
 BUILT_IN_SUBSTITUTIONS = {
     "PROJECT_ID", "BUILD_ID", "PROJECT_NUMBER", "LOCATION", "TRIGGER_NAME", "COMMIT_SHA", "REVISION_ID",
@@ -110,7 +112,7 @@ def test_every_image_of_docker_hub_comes_by_digest_or_from_dockers_own_and_throu
     assert re.fullmatch(r"library/python:[\w.-]+@sha256:[0-9a-f]{64}", python)
     assert names == {"${_DOCKER_HUB}${_PYTHON_IMAGE}", "gcr.io/cloud-builders/docker"}
     for image in ("moby/buildkit:", "docker/buildkit-syft-scanner:"):
-        assert script.count(image) == script.count("${_DOCKER_HUB}" + image) == len(IMAGES)
+        assert script.count(image) == script.count("${_DOCKER_HUB}" + image) == len(ALL_IMAGES)
 
 
 def test_every_dollar_of_the_shell_is_escaped_from_cloud_build() -> None:
@@ -133,9 +135,10 @@ def test_nothing_is_pushed_or_uploaded_before_the_tests_have_passed() -> None:
         earlier[found["id"]] = waits.union(*(earlier[name] for name in waits))
 
     leaving = {found["id"] for found in build()["steps"] if re.search("--push|upload", found["args"][-1])}
-    assert leaving == {"build-components", "build-trainer", "upload-templates"}
+    builds = {f"build-{name}" for name in ALL_IMAGES}
+    assert leaving == builds | {"upload-templates"}
     assert all("test" in earlier[name] for name in leaving)
-    assert {"build-components", "build-trainer"} <= earlier["compile"] <= earlier["golden-check"]
+    assert builds <= earlier["compile"] <= earlier["golden-check"]
     assert earlier["golden-check"] <= earlier["upload-templates"]
     assert {"test", "upload-templates"} <= earlier["run-sample"] <= earlier["apply-schedules"]
 
@@ -160,13 +163,17 @@ def test_a_sample_run_that_does_not_end_well_is_cancelled_and_fails_the_build(
 ) -> None:
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     command = tmp_path / ".venv" / "bin" / "gauntlet"
-    command.write_text(f'#!/bin/sh\necho "$@" >> asked\n[ "$1" = submit ] && exit {code}\nexit 2\n')
+    command.write_text(
+        f'#!/bin/sh\necho "$@" >> asked\n[ "$1" = submit ] && echo "$GAUNTLET_SERVING_IMAGE" > serving\n'
+        f'[ "$1" = submit ] && exit {code}\nexit 2\n'
+    )
     command.chmod(0o755)
     for name, digest in DIGESTS.items():
         (tmp_path / f"{name}.image").write_text(f"{digest}\n", encoding="utf-8")
 
     assert run_step("run-sample", SET_BY_A_TRIGGER, tmp_path).returncode == code
 
+    assert (tmp_path / "serving").read_text().strip() == DIGESTS["serving"]
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked == ["submit manifests/emotion_sample.yaml --wait"] + ["cancel latest"] * (code != 0)
 
@@ -183,7 +190,7 @@ def test_a_build_stops_at_once_when_a_variable_is_not_set(missing: str, tmp_path
     assert missing in done.stderr
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", ALL_IMAGES)
 def test_a_dockerfile_takes_every_build_argument_that_cloud_build_gives(name: str) -> None:
     script = filled(step(f"build-{name}")["args"][-1], SET_BY_A_TRIGGER)
     given = set(re.findall(r"--build-arg (\w+)=", script))
@@ -204,10 +211,10 @@ def test_the_templates_run_in_the_images_that_were_pushed(tmp_path: Path) -> Non
 
     assert done.returncode == 0, done.stderr
     template = yaml.safe_load((tmp_path / "templates" / "emotion_sample.yaml").read_text(encoding="utf-8"))
-    assert set(images(json_format.ParseDict(template, PipelineSpec()))) == set(DIGESTS.values())
+    assert set(images(json_format.ParseDict(template, PipelineSpec()))) == set(STEP_DIGESTS.values())
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", ALL_IMAGES)
 def test_an_image_is_built_from_its_dockerfile_and_named_by_the_digest_it_was_pushed_with(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +277,7 @@ def test_templates_that_are_not_what_was_committed_are_not_uploaded(
 ) -> None:
     committed = (ROOT / "compiled" / "emotion_sample.yaml").read_text(encoding="utf-8")
     template = committed
-    for name, digest in DIGESTS.items():
+    for name, digest in STEP_DIGESTS.items():
         (tmp_path / f"{name}.image").write_text(f"{digest}\n", encoding="utf-8")
         assert f"gauntlet-python/{name}:0.1.0" in committed
         template = template.replace(f"gauntlet-python/{name}:0.1.0", digest)

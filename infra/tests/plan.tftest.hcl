@@ -73,6 +73,7 @@ run "all_that_can_be_asked_for" {
     registry         = "vertex://demo-project/europe-west4?staging=gs://models/emotion"
     torch_index_url  = "https://index.example/cpu"
     docker_hub       = "registry.example/demo-project/docker-hub/"
+    serving_image    = "registry.example/serving@sha256:1111111111111111111111111111111111111111111111111111111111111111"
     receiver_image   = "registry.example/components@sha256:0000000000000000000000000000000000000000000000000000000000000000"
     billing_account  = "012345-ABCDEF-012345"
     alert_emails     = ["ml@example.com"]
@@ -87,6 +88,11 @@ run "all_that_can_be_asked_for" {
   assert {
     condition     = google_cloudbuild_trigger.merge[0].substitutions["_REGISTRY"] == var.registry
     error_message = "Builds register models elsewhere than was asked for."
+  }
+
+  assert {
+    condition     = output.environment.GAUNTLET_SERVING_IMAGE == var.serving_image && contains([for env in google_cloud_run_v2_service.receiver[0].template[0].containers[0].env : env.value if env.name == "GAUNTLET_SERVING_IMAGE"], var.serving_image)
+    error_message = "People or the receiver register versions without the container that was asked for."
   }
 
   assert {
@@ -120,6 +126,7 @@ run "what_is_no_project_region_member_repository_digest_event_account_amount_or_
     repository       = "https://example.com/gauntlet.git"
     registry         = "sqlite:////gcs/bucket/gauntlet.db"
     docker_hub       = "registry.example/demo-project/docker-hub"
+    serving_image    = "registry.example/serving:latest"
     receiver_image   = "registry.example/components:latest"
     scheduled_events = { weekly = { cron = "weekly", event = "{}" } }
     billing_account  = "mine"
@@ -129,7 +136,7 @@ run "what_is_no_project_region_member_repository_digest_event_account_amount_or_
 
   expect_failures = [
     var.project, var.region, var.submitters, var.repository, var.registry, var.docker_hub,
-    var.receiver_image, var.scheduled_events,
+    var.receiver_image, var.serving_image, var.scheduled_events,
     var.billing_account, var.monthly_budget, var.alert_emails,
   ]
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from datetime import UTC
@@ -21,11 +21,12 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli.options import MODELS, AsJson
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json, styled
-from gauntlet.serving.settings import Batching, Settings
+from gauntlet.serving.settings import Batching, Settings, Shape, Store
 
 if TYPE_CHECKING:
     from gauntlet.backends.registry import ModelVersion, Registry
     from gauntlet.serving.bundle import TensorSpec
+    from gauntlet.serving.interface import Answer, Request
     from gauntlet.serving.supervisor import Source
 
 app = typer.Typer()
@@ -93,8 +94,15 @@ def predict(
         str | None, typer.Option("--model", help="The model's name; needed if there are several.")
     ] = None,
     alias: Annotated[
-        Literal["champion", "staging", "challenger", "previous"], typer.Option(help="Which version to use.")
-    ] = "champion",
+        Literal["champion", "staging", "challenger", "previous"] | None,
+        typer.Option(help="Which version to use. Default: champion."),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="A running server to ask instead of a registered bundle, such as http://127.0.0.1:8080."
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="The most tokens of a language model's answer.")
     ] = 64,
@@ -107,21 +115,19 @@ def predict(
         ),
     ] = False,
 ) -> None:
-    """Score texts or images with a registered bundle, or have its language model answer."""
-    from gauntlet.backends.factory import bundle_folder, open_registry
-    from gauntlet.backends.registry import BUNDLE_TAG
-    from gauntlet.serving.bundle import open_model
+    """Score texts or images with a registered bundle or a running server, or have a language model answer."""
     from gauntlet.serving.interface import InputError, Request
 
-    store = open_registry(gauntlet_home().registry_uri)
-    asked = _by_alias(store, _model_name(store, model), alias)
-    given = _from_stdin(as_json) if rows == ["-"] else rows
-    _require_readable(given)
-    with bundle_folder(asked) as folder:
-        try:
-            answers = open_model(folder, asked.tags.get(BUNDLE_TAG)).answer(Request(given, max_new_tokens))
-        except InputError as error:
-            raise UsageError(str(error)) from None
+    def given() -> Request:
+        found = _from_stdin(as_json) if rows == ["-"] else rows
+        _require_readable(found)
+        return Request(found, max_new_tokens)
+
+    try:
+        answered = _asked(url, model, alias, given) if url else _answered(model, alias or "champion", given)
+    except InputError as error:
+        raise UsageError(str(error)) from None
+    answers, name, version = answered
     if as_json:
         print_json(answer.content for answer in answers)
     else:
@@ -133,7 +139,35 @@ def predict(
     for number, answer in enumerate(answers, start=1):
         if answer.note is not None:
             notes.print(f"text {number}: {answer.note}")
-    notes.print(styled("[dim]{} version {}[/]", asked.name, asked.version))
+    notes.print(styled("[dim]{} version {}[/]", name, version))
+
+
+def _answered(model: str | None, alias: str, given: Callable[[], Request]) -> tuple[list[Answer], str, str]:
+    """The answers of a registered bundle, with its name and version."""
+    from gauntlet.backends.factory import bundle_folder, open_registry
+    from gauntlet.backends.registry import BUNDLE_TAG
+    from gauntlet.serving.bundle import open_model
+
+    store = open_registry(gauntlet_home().registry_uri)
+    asked = _by_alias(store, _model_name(store, model), alias)
+    request = given()
+    with bundle_folder(asked) as folder:
+        answers = open_model(folder, asked.tags.get(BUNDLE_TAG)).answer(request)
+    return answers, asked.name, asked.version
+
+
+def _asked(
+    url: str, model: str | None, alias: str | None, given: Callable[[], Request]
+) -> tuple[list[Answer], str, str]:
+    """The answers of a running server, with its model's name and version."""
+    from gauntlet.serving.client import ask, served_models
+
+    if alias is not None:
+        raise UsageError("--alias: the server at --url decided which version it serves. Leave it out.")
+    served = served_models(url.rstrip("/"))
+    one = served[_chosen(list(served), model)]
+    answers, version = ask(url.rstrip("/"), one, given())
+    return answers, one["name"], version
 
 
 def _of_server(name: str) -> Any:
@@ -164,6 +198,7 @@ def serve(
     host: Annotated[str | None, _of_server("host")] = None,
     port: Annotated[int | None, _of_server("port")] = None,
     batching: Annotated[Batching, _of_server("batching")] = "safe",
+    shape: Annotated[Shape, _of_server("shape")] = "auto",
     timeout: Annotated[float, _of_server("timeout")] = Settings.timeout,
     batch_tokens: Annotated[int, _of_server("batch_tokens")] = Settings.batch_tokens,
     queue_tokens: Annotated[int, _of_server("queue_tokens")] = Settings.queue_tokens,
@@ -172,12 +207,16 @@ def serve(
     max_instances: Annotated[int, _of_server("max_instances")] = Settings.max_instances,
     max_pixels: Annotated[int, _of_server("max_pixels")] = Settings.max_pixels,
     allow_gs: Annotated[str | None, _of_server("allow_gs")] = None,
+    request_log: Annotated[str | None, _of_server("request_log")] = None,
+    sample_rate: Annotated[float, _of_server("sample_rate")] = Settings.sample_rate,
+    store: Annotated[Store, _of_server("store")] = "features",
 ) -> None:
     """Answer over HTTP with one or several bundles: docs/serving.md."""
     settings = Settings(
-        host=host, port=port, batching=batching, timeout=timeout, batch_tokens=batch_tokens,
+        host=host, port=port, batching=batching, shape=shape, timeout=timeout, batch_tokens=batch_tokens,
         queue_tokens=queue_tokens, queue_mb=queue_mb, max_body_mb=max_body_mb,
         max_instances=max_instances, max_pixels=max_pixels, allow_gs=allow_gs,
+        request_log=request_log, sample_rate=sample_rate, store=store,
     )  # fmt: skip
     from gauntlet.serving.supervisor import serve as serve_bundles
 
@@ -382,12 +421,16 @@ def _one(name: str | None, model: str | None) -> str | None:
 
 def _model_name(store: Registry, given: str | None) -> str:
     names = store.names()
+    if not names:
+        raise UsageError(f"{gauntlet_home().registry_uri}: nothing is registered. Run a manifest first.")
+    return _chosen(names, given)
+
+
+def _chosen(names: Sequence[str], given: str | None) -> str:
     if given is None and len(names) == 1:
         return names[0]
     if given is not None and given in names:
         return given
-    if not names:
-        raise UsageError(f"{gauntlet_home().registry_uri}: nothing is registered. Run a manifest first.")
     found = "nothing" if given is None else repr(given)
     raise UsageError(f"model: found {found}, expected one of {', '.join(names)}.")
 
@@ -423,11 +466,10 @@ def _require_readable(given: Sequence[str]) -> None:
 @bundle.command()
 def inspect(path: BundleFolder, as_json: AsJson = False) -> None:
     """Print what a bundle is, its inputs and outputs, its quality and speed, and what made it."""
-    from gauntlet.serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_info
-    from gauntlet.serving.verification import read_certificate
+    from gauntlet.serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_certificate, read_info
 
     info = read_info(path)
-    certificate = read_certificate(path) if PARITY_FILE in info.files else {}
+    certificate = read_certificate(path / PARITY_FILE) if PARITY_FILE in info.files else {}
     certified = {key: certificate[key] for key in ("cpu_class", "portable") if key in certificate}
     sha256 = file_sha256(path / BUNDLE_FILE)
     if as_json:

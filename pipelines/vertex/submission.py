@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,6 +102,7 @@ class Destination:
             UsageError: An option is not valid.
         """
         location = VertexLocation.named(project, region)
+        registry = with_serving_image(registry)
         if not root.startswith("gs://") or not root.removeprefix("gs://"):
             raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
         root = root.rstrip("/")
@@ -134,6 +136,21 @@ class Destination:
     def bucket(self) -> str:
         """The name of the root's bucket."""
         return self.root.removeprefix("gs://").partition("/")[0]
+
+
+def with_serving_image(registry: str) -> str:
+    """The URI of a registry, with the image of `GAUNTLET_SERVING_IMAGE` if it is Vertex's and names none.
+
+    Raises:
+        UsageError: The image is not named by digest.
+    """
+    image = os.environ.get("GAUNTLET_SERVING_IMAGE")
+    if not image or not registry.startswith(SCHEME):
+        return registry
+    location = VertexLocation.of(registry, "--registry")
+    if location.serving_image is not None:
+        return registry
+    return VertexLocation.of(replace(location, serving_image=image).uri, "GAUNTLET_SERVING_IMAGE").uri
 
 
 def pipeline_job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -77,6 +77,15 @@ class LanguageModel(Generator):
             found |= {id(piece.row): piece.answer for piece in pieces if piece.answer is not None}
             pieces = streams.step()
         return [found[id(row)] for row in rows]
+
+    def features(self, parts: Sequence[Part], row: Row) -> Mapping[str, float]:
+        """How long a question is; see `interface.LoggedModel`."""
+        tokens = row.inputs["input_ids"].shape[1]
+        return {"characters": len(str(parts[0])), "prompt_tokens": tokens, "most_answer_tokens": row.length}
+
+    def logged(self, answer: Answer) -> Mapping[str, Any]:
+        """The answer; see `interface.LoggedModel`."""
+        return {"output": answer.content["answer"]}
 
     def streams(self) -> AnswerStreams:
         """See `interface.StreamModel`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from gauntlet.serving.interface import Answer, Field, Row
 from gauntlet.serving.scoring import Floats, ScoringModel
@@ -40,8 +42,24 @@ class Classifier(ScoringModel):
                 "probabilities": dict(zip(labels, map(float, probabilities), strict=True)),
             }
             cells = {**row.given, **shown, **more}
-            found.append(Answer(cells, {**row.given, **content, **more}, self.note(row)))
+            content = {**row.given, **content, **more}
+            found.append(Answer(cells, content, self.note(row), outputs[0][at]))
         return found
+
+    def logged(self, answer: Answer) -> Mapping[str, Any]:
+        """The label, how sure it is, and all probabilities; see `interface.LoggedModel`.
+
+        The energy is that of https://arxiv.org/abs/2010.03759 at temperature 1.
+        """
+        probabilities = np.array(list(answer.content["probabilities"].values()))
+        likely = probabilities[probabilities > 0]
+        return {
+            "predicted": answer.content["label"],
+            "confidence": float(probabilities.max()),
+            "entropy": float(-(likely * np.log(likely)).sum()),
+            "energy": None if answer.logits is None else float(-np.logaddexp.reduce(answer.logits)),
+            "probabilities": probabilities.tolist(),
+        }
 
     def describe(self, answer: Answer) -> str:
         """The label and its probability."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +41,10 @@ class MultiLabelModel(ScoringModel):
 
     def answers(self, rows: Sequence[Row], outputs: Sequence[Floats]) -> list[Answer]:
         """The labels of each text."""
-        found = zip(rows, self.scores(outputs[0]), strict=True)
-        return [self._answer(row, probabilities) for row, probabilities in found]
+        found = zip(rows, self.scores(outputs[0]), outputs[0], strict=True)
+        return [self._answer(row, probabilities, logits) for row, probabilities, logits in found]
 
-    def _answer(self, row: Row, probabilities: Floats) -> Answer:
+    def _answer(self, row: Row, probabilities: Floats, logits: Floats) -> Answer:
         by_label = dict(zip(self.info.labels, map(float, probabilities), strict=True))
         given = [self.info.labels[c] for c in np.flatnonzero(probabilities >= self.thresholds)]
         given.sort(key=lambda label: -by_label[label])
@@ -53,7 +54,24 @@ class MultiLabelModel(ScoringModel):
         }
         thresholds = dict(zip(self.info.labels, map(float, self.thresholds), strict=True))
         content = {"labels": given, "probabilities": by_label, "thresholds": thresholds}
-        return Answer({**row.given, **cells}, {**row.given, **content}, self.note(row))
+        return Answer({**row.given, **cells}, {**row.given, **content}, self.note(row), logits)
+
+    def logged(self, answer: Answer) -> Mapping[str, Any]:
+        """The labels, and how sure each is; see `interface.LoggedModel`.
+
+        The confidence is that of the least sure label, given or not; the entropy is the sum over the labels;
+        the energy is the joint energy of https://arxiv.org/abs/2109.14162.
+        """
+        probabilities = np.array(list(answer.content["probabilities"].values()))
+        both = np.stack([probabilities, 1 - probabilities])
+        likely = both[both > 0]
+        return {
+            "predicted": ", ".join(answer.content["labels"]),
+            "confidence": float(both.max(axis=0).min()),
+            "entropy": float(-(likely * np.log(likely)).sum()),
+            "energy": None if answer.logits is None else float(-np.logaddexp(0, answer.logits).sum()),
+            "probabilities": probabilities.tolist(),
+        }
 
     def describe(self, answer: Answer) -> str:
         """The labels."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,10 @@ class NumberModel(ScoringModel):
                 content |= {"low": low, "high": high, "coverage": self.target.coverage}
             answers.append(Answer(cells, content, self.note(row)))
         return answers
+
+    def logged(self, answer: Answer) -> Mapping[str, Any]:
+        """The number; see `interface.LoggedModel`."""
+        return {"predicted": answer.cells[self.target.name], "value": answer.content["value"]}
 
     def describe(self, answer: Answer) -> str:
         """The number."""

@@ -9,7 +9,7 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.run import tracking_uri
-from gauntlet.pipelines.vertex.submission import Destination
+from gauntlet.pipelines.vertex.submission import Destination, with_serving_image
 from tests.pipelines.test_cli import ROOT
 
 FOLDERS = [
@@ -49,6 +49,33 @@ def test_runs_are_tracked_below_the_root_that_was_given(
         monkeypatch.setenv(variable, value)
     managed = load_manifest(ROOT / "manifests" / "gemini_lm.yaml")
     assert VertexLocation.of(tracking_uri(managed, Home(ROOT))).staging == folder
+
+
+@pytest.mark.parametrize(
+    ("registry", "expected"),
+    [
+        ("vertex://demo/europe-west4?staging=gs://b1/m", IMAGE),
+        (f"vertex://demo/europe-west4?staging=gs://b1/m&serving_image={IMAGE[:-1]}b", f"{IMAGE[:-1]}b"),
+    ],
+)
+def test_a_version_gets_the_container_that_was_built_unless_the_registry_names_one(
+    registry: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAUNTLET_SERVING_IMAGE", IMAGE)
+    destination = Destination.of("demo", "europe-west4", "gs://b1/runs", registry, None, None)
+    assert VertexLocation.of(destination.registry_uri).serving_image == expected
+
+
+def test_a_serving_image_by_its_tag_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAUNTLET_SERVING_IMAGE", "europe-docker.pkg.dev/p/r/serving:latest")
+    registry = "vertex://demo/europe-west4?staging=gs://b1/m"
+    with pytest.raises(UsageError, match=r"GAUNTLET_SERVING_IMAGE: found .*serving:latest.*@sha256:DIGEST"):
+        Destination.of("demo", "europe-west4", "gs://b1/runs", registry, None, None)
+
+
+def test_a_registry_of_mlflow_has_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAUNTLET_SERVING_IMAGE", IMAGE)
+    assert with_serving_image("mlflow+https://host") == "mlflow+https://host"
 
 
 @pytest.mark.parametrize(

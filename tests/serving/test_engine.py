@@ -158,6 +158,22 @@ def test_an_idle_model_computes_at_once_and_then_takes_what_has_come_meanwhile_b
     asyncio.run(run())
 
 
+def test_two_threads_share_what_waits_and_compute_at_once() -> None:
+    async def run() -> None:
+        bench = Bench(workers=2)  # the first row keeps one of them busy
+        second = bench.submit(1, 1, 1)
+        third = bench.submit(5, 5, 5, 5)
+        bench.model.free.set()
+        await asyncio.wait_for(asyncio.gather(bench.first, second, third), 60)
+        assert sorted(map(len, bench.model.batches[:2])) == [1, 3]  # the other took all three at once
+        assert sum(map(len, bench.model.batches)) == 8
+        idle = bench.submit(*[3] * 6)  # both are free: each takes a half
+        await asyncio.wait_for(idle, 60)
+        assert [len(batch) for batch in bench.model.batches[-2:]] == [3, 3]
+
+    asyncio.run(run())
+
+
 def test_a_batch_keeps_its_tokens_with_padding_within_the_budget() -> None:
     async def run() -> None:
         bench = Bench(batch_tokens=64)

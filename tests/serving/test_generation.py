@@ -1,14 +1,9 @@
-"""Generation with a language model that can be computed by hand: it adds.
-
-After tokens with the sum s, token v has the logit -(v - s mod 10)²: the next one is the last digit of the sum
-of all before it, which only a cache and a mask that hold every token of the row can give.
-"""
+"""Generation with a language model that adds, which can be computed by hand: tests/adding_bundles.py."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from tokenizers import Tokenizer, models, pre_tokenizers
+from onnx import helper
 from transformers import (
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -26,8 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from gauntlet.components.convert_to_onnx.bundling import tensor_of
-from gauntlet.serving.bundle import BundleError, BundleInfo, file_sha256, write_bundle
+from gauntlet.serving.bundle import BundleError
 from gauntlet.serving.generation import (
     Decoder,
     Generator,
@@ -38,69 +31,13 @@ from gauntlet.serving.generation import (
     penalised,
     readable,
 )
+from tests.adding_bundles import adding_model, write_adding
 from tests.serving.running import SECONDS, running, start
-
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-CONTEXT, STOP = 12, 0
-
-
-def adding_model() -> onnx.ModelProto:
-    nodes = [
-        helper.make_node("Cast", ["input_ids"], ["values"], to=TensorProto.FLOAT),  # (B, T)
-        helper.make_node("Unsqueeze", ["values", "heads_and_size"], ["new"]),  # (B, 1, T, 1)
-        helper.make_node("Concat", ["past_key_values.0.key", "new"], ["present.0.key"], axis=2),
-        helper.make_node("Concat", ["past_key_values.0.value", "new"], ["present.0.value"], axis=2),
-        helper.make_node("Squeeze", ["present.0.key", "heads_and_size"], ["columns"]),
-        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["columns", "mask"], ["counted"]),
-        helper.make_node("CumSum", ["counted", "columns_axis"], ["sums"]),  # (B, P + T)
-        helper.make_node("Mod", ["sums", "ten"], ["digits"], fmod=1),
-        helper.make_node("Shape", ["input_ids"], ["tokens"], start=1),
-        helper.make_node("Neg", ["tokens"], ["first"]),
-        helper.make_node("Slice", ["digits", "first", "end", "columns_axis"], ["answers"]),  # (B, T)
-        helper.make_node("Gather", ["answers", "logits_to_keep"], ["kept"], axis=1),
-        helper.make_node("Unsqueeze", ["kept", "last"], ["wide"]),  # (B, K, 1)
-        helper.make_node("Sub", ["vocabulary", "wide"], ["distances"]),
-        helper.make_node("Mul", ["distances", "distances"], ["squares"]),
-        helper.make_node("Neg", ["squares"], ["logits"]),
-    ]
-    cache = ["batch", 1, "cached", 1]
-    inputs = [
-        helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"]),
-        helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "columns"]),
-        helper.make_tensor_value_info("logits_to_keep", TensorProto.INT64, ["kept"]),
-        *(helper.make_tensor_value_info(f"past_key_values.0.{part}", 1, cache) for part in ("key", "value")),
-    ]
-    outputs = [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "kept", 10]),
-        *(helper.make_tensor_value_info(f"present.0.{part}", 1, cache) for part in ("key", "value")),
-    ]
-    constants = {
-        "heads_and_size": np.array([1, 3]),
-        "columns_axis": np.array([1]),
-        "ten": np.array(10, dtype=np.float32),
-        "end": np.array([np.iinfo(np.int64).max]),
-        "last": np.array([2]),
-        "vocabulary": np.arange(10, dtype=np.float32),
-    }
-    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = helper.make_graph(nodes, "adding", inputs, outputs, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    helper.set_model_props(model, {"gauntlet": json.dumps({"context": CONTEXT, "stop_tokens": [STOP]})})
-    return model
 
 
 @pytest.fixture
-def adding_bundle(tmp_path: Path, info: BundleInfo) -> Path:
-    onnx.save(adding_model(), tmp_path / "model.onnx")
-    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(DIGITS)}, unk_token="zero"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.enable_truncation(2)  # as training may have left it
-    tokenizer.enable_padding(length=8)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    files = {name: tmp_path / name for name in ("model.onnx", "tokenizer.json")}
-    write_bundle(tmp_path / "bundle", replace(info, task="causal_lm"), files)
-    return tmp_path / "bundle"
+def adding_bundle(tmp_path: Path) -> Path:
+    return write_adding(tmp_path, "moods")
 
 
 @pytest.fixture
@@ -300,21 +237,6 @@ def test_streams_draw_with_a_penalty_and_a_seed_of_their_own(adding_bundle: Path
         assert one.tokens == alone
 
 
-@pytest.fixture
-def proved_bundle(tmp_path: Path, adding_bundle: Path, info: BundleInfo) -> Path:
-    """The same with a certificate."""
-    certificate = tmp_path / "parity.json"
-    certificate.write_text(json.dumps({"model_sha256": file_sha256(adding_bundle / "model.onnx"), "rows": 4}))
-    files = {name: adding_bundle / name for name in ("model.onnx", "tokenizer.json")}
-    outputs = onnx.load(adding_bundle / "model.onnx").graph
-    specs = {"inputs": outputs.input, "outputs": outputs.output}
-    found = {key: tuple(tensor_of(value) for value in values) for key, values in specs.items()}
-    write_bundle(
-        tmp_path / "proved", replace(info, task="causal_lm", **found), {**files, "parity.json": certificate}
-    )
-    return tmp_path / "proved"
-
-
 EVENT = "data: "
 
 
@@ -325,8 +247,8 @@ def events(answer: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(one.removeprefix(EVENT)) for one in found]
 
 
-def test_a_server_has_openais_completions_whole_and_as_events(proved_bundle: Path) -> None:
-    with running(str(proved_bundle)) as server:
+def test_a_server_has_openais_completions_whole_and_as_events(adding_bundle: Path) -> None:
+    with running(str(adding_bundle)) as server:
 
         def ask(route: str, **content: object) -> httpx.Response:
             return httpx.post(server.url + route, json={"model": "moods", **content}, timeout=SECONDS)
@@ -386,16 +308,16 @@ def test_a_server_has_openais_completions_whole_and_as_events(proved_bundle: Pat
         assert ask(text, model="other", prompt="one").status_code == 404
 
 
-def test_a_server_ends_when_the_second_of_its_models_cannot_be_opened(proved_bundle: Path) -> None:
-    for other, message in ((proved_bundle, "two models are named 'moods'"), ("/nowhere", "no such file")):
-        process = start((str(proved_bundle), "--model", f"moods={other}"))
+def test_a_server_ends_when_the_second_of_its_models_cannot_be_opened(adding_bundle: Path) -> None:
+    for other, message in ((adding_bundle, "two models are named 'moods'"), ("/nowhere", "no such file")):
+        process = start((str(adding_bundle), "--model", f"moods={other}"))
         _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode in (1, 2)
         assert message in errors
 
 
-def test_answers_that_are_asked_for_together_are_those_that_each_has_alone(proved_bundle: Path) -> None:
-    with running(str(proved_bundle), "--batching", "on") as server:
+def test_answers_that_are_asked_for_together_are_those_that_each_has_alone(adding_bundle: Path) -> None:
+    with running(str(adding_bundle), "--batching", "on") as server:
         content = {
             "instances": ["one two", "three", "four one two", "five"] * 4,
             "parameters": {"max_new_tokens": 4},
@@ -407,8 +329,8 @@ def test_answers_that_are_asked_for_together_are_those_that_each_has_alone(prove
         assert line["batch_rows"] > 1
 
 
-def test_a_server_answers_questions_with_as_many_tokens_as_a_request_allows(proved_bundle: Path) -> None:
-    with running(str(proved_bundle)) as server:
+def test_a_server_answers_questions_with_as_many_tokens_as_a_request_allows(adding_bundle: Path) -> None:
+    with running(str(adding_bundle)) as server:
 
         def ask(content: object) -> httpx.Response:
             return httpx.post(server.url + "/predict", json=content, timeout=SECONDS)

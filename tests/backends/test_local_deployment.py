@@ -1,0 +1,263 @@
+"""The gateway on this machine, with servers of bundles whose answers can be computed by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from gauntlet.backends.deployment import Assignment, ConflictError, Release, Revision, Service, Shadow
+from gauntlet.backends.local.deployment import LocalDeployment, LocalGateway
+from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.bundle import file_sha256
+from tests.text_bundles import certified
+
+T = TypeVar("T")
+SECONDS = 120
+MODEL = "moods"
+GOOD = b'{"instances": ["good"]}'
+
+
+def release(bundle: Path, version: str, model: str = MODEL) -> Release:
+    return Release(model, version, str(bundle), file_sha256(bundle / "bundle.json"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("a_home_whose_path_is_longer_than_the_path_of_a_socket_may_be" * 2)
+    before = os.environ.get("GAUNTLET_HOME")
+    os.environ["GAUNTLET_HOME"] = str(folder)
+    yield folder
+    LocalGateway(folder).end()
+    if before is None:
+        del os.environ["GAUNTLET_HOME"]
+    else:
+        os.environ["GAUNTLET_HOME"] = before
+
+
+@pytest.fixture(scope="module")
+def bundles(home: Path) -> list[Path]:
+    """Two bundles with the same answers."""
+    return [certified(home / name, rows=rows) for name, rows in (("first", 9), ("second", 10))]
+
+
+@pytest.fixture(scope="module")
+def target(home: Path) -> LocalDeployment:
+    return LocalDeployment(MODEL, f"sqlite:///{home}/gauntlet.db", {"local": {"port": 0}})
+
+
+@pytest.fixture
+def two(target: LocalDeployment, bundles: list[Path]) -> tuple[Revision, Revision]:
+    """Both revisions, ready; the first has all requests."""
+    found = []
+    for version, bundle in enumerate(bundles, start=1):
+        found.append(wait(target, target.start(release(bundle, str(version))).id, "ready"))
+    first, second = found
+    target.shift({first.id: 100}, served(target).etag)
+    return first, second
+
+
+def served(target: LocalDeployment) -> Service:
+    found = target.service()
+    assert found is not None
+    return found
+
+
+def until(look: Callable[[], T | None]) -> T:
+    ends = time.monotonic() + SECONDS
+    while time.monotonic() < ends:
+        if (found := look()) is not None:
+            return found
+    raise AssertionError("it did not happen in time")
+
+
+def wait(target: LocalDeployment, revision: str, state: str) -> Revision:
+    def look() -> Revision | None:
+        [one] = [one for one in served(target).revisions if one.id == revision]
+        assert one.state in (state, "starting"), one
+        return one if one.state == state else None
+
+    return until(look)
+
+
+def ask(
+    target: LocalDeployment, body: bytes = GOOD, route: str = "/predict", **headers: str
+) -> tuple[int, dict[str, Any], str]:
+    """The status, the answer, and which bundle it is of."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(
+        served(target).address + route, body, {"Content-Type": "application/json", **given}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            return answer.status, json.load(answer), answer.headers["X-Gauntlet-Bundle-Sha256"]
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error), ""
+
+
+def test_the_first_revision_gets_all_requests_and_a_further_one_none(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    first, second = two
+    assert served(target).weights == {first.id: 100}
+    assert {ask(target)[2] for _ in range(20)} == {first.id}
+    assert target.ask(second.id, GOOD).bundle_sha256 == second.id
+    evidence = target.evidence()
+    assert evidence.arms[first.id].requests == 20
+    assert evidence.arms[first.id].labels == {"good": 20}
+    assert sum(evidence.arms[first.id].latency_ms.values()) == 20
+    assert second.id not in evidence.arms
+
+
+def test_requests_are_shared_by_weight_counted_by_arm_and_compared_with_the_shadow(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    first, second = two
+    shadow = Shadow(second.id, 1.0)
+    target.shift({first.id: 70, second.id: 30}, served(target).etag, shadow)
+    answered = [ask(target, b'{"instances": ["good", "bad"]}')[2] for _ in range(400)]
+    arms = target.evidence().arms
+    assert {one: arms[one].requests for one in arms} == {one: answered.count(one) for one in set(answered)}
+    assert 80 < answered.count(second.id) < 160  # 120 ± 4.4 standard deviations of 9.2
+    assert arms[first.id].labels == {"good": answered.count(first.id), "bad": answered.count(first.id)}
+    # Only the other revision's requests are copied, a few at a time.
+    pairs = until(lambda: found if (found := target.evidence().pairs).compared > 0 else None)
+    assert pairs.different == pairs.errors == 0
+    assert ask(target, b'{"instances": [7]}')[0] == 400
+    assert sum(arm.errors for arm in target.evidence().arms.values()) == 0
+
+
+def test_a_key_always_gets_the_same_revision_and_a_growing_canary_only_wins_keys(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    first, second = two
+    keys = [f"user{number}" for number in range(60)]
+
+    def of_canary(share: int) -> set[str]:
+        target.shift({first.id: 100 - share, second.id: share}, served(target).etag)
+        answers = {key: {ask(target, X_Gauntlet_Key=key)[2] for _ in range(2)} for key in keys}
+        assert all(len(one) == 1 for one in answers.values())
+        assert sum(arm.requests for arm in target.evidence().arms.values()) == len(keys)  # each counts once
+        return {key for key, one in answers.items() if one == {second.id}}
+
+    small, large = of_canary(20), of_canary(60)
+    assert small < large < set(keys)
+
+
+def test_an_assignment_sends_requests_without_its_header_to_the_control(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    first, second = two
+    assignment = Assignment("t", "salt", "X-User", first.id)
+    found = target.shift({first.id: 50, second.id: 50}, served(target).etag, None, assignment)
+    assert found.assignment == assignment
+    assert {ask(target)[2] for _ in range(20)} == {first.id}
+    assert {ask(target, X_User=str(number))[2] for number in range(40)} == {first.id, second.id}
+
+
+def test_a_shift_is_refused_if_the_weights_were_changed_or_are_wrong(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    first, second = two
+    etag = served(target).etag
+    with pytest.raises(UsageError, match="sum to 100"):
+        target.shift({first.id: 50}, etag)
+    with pytest.raises(UsageError, match="has no revision nobody"):
+        target.shift({"nobody": 100}, etag)
+    target.shift({second.id: 100}, etag)
+    with pytest.raises(ConflictError, match="were changed"):
+        target.shift({first.id: 100}, etag)
+    with pytest.raises(UsageError, match="gets requests"):
+        target.stop(second.id)
+
+
+def test_a_server_that_is_killed_within_requests_is_replaced_and_the_client_is_answered(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    first, _ = two
+    gateway = psutil.Process(target.gateway.call("status")["pid"])
+    [server] = [one for one in gateway.children() if f'"version": "{first.version}"' in one.cmdline()[-1]]
+    server.kill()
+    assert ask(target)[:1] == (200,)
+    wait(target, first.id, "ready")
+    assert until(lambda: one if (one := served(target).revisions[0]).restarts else None).state == "ready"
+
+
+def test_a_bundle_that_is_refused_fails_with_the_reason_and_gets_nothing(
+    target: LocalDeployment, two: tuple[Revision, Revision], home: Path
+) -> None:
+    first, _ = two
+    broken = certified(home / "broken", rows=11)
+    (broken / "model.onnx").write_bytes(b"no graph")
+    failed = wait(target, target.start(release(broken, "3")).id, "failed")
+    assert "model.onnx" in failed.reason
+    assert ask(target)[2] == first.id
+    target.stop(failed.id)
+    until(lambda: True if served(target).of_bundle(failed.bundle_sha256) is None else None)
+    target.stop(failed.id)  # is gone
+
+
+def test_a_killed_gateway_comes_back_with_the_weights_and_leaves_no_server_behind(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    first, second = two
+    before = target.shift({first.id: 90, second.id: 10}, served(target).etag)
+    gateway = psutil.Process(target.gateway.call("status")["pid"])
+    servers = gateway.children()
+    os.kill(gateway.pid, signal.SIGKILL)
+    gone, left = psutil.wait_procs(servers, timeout=SECONDS)
+    assert len(gone) == 2
+    assert not left
+    after = served(target)  # starts a gateway
+    assert (after.weights, after.etag, after.address) == (before.weights, before.etag, before.address)
+    wait(target, first.id, "ready")
+    assert ask(target)[0] == 200
+
+
+def test_a_second_gateway_a_used_port_and_a_strange_state_are_refused_in_one_line(
+    target: LocalDeployment, two: tuple[Revision, Revision], tmp_path: Path
+) -> None:
+    from gauntlet.serving.revisions import run
+    from gauntlet.serving.settings import Settings
+
+    assert two
+    with pytest.raises(UsageError, match="a gateway runs here already"):
+        run(target.gateway.folder, None, None, Settings())
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="cannot listen on"):
+        LocalGateway(tmp_path / "other").start(port=taken.getsockname()[1])
+    (tmp_path / "state.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"state.json: found another content"):
+        run(tmp_path, None, 0, Settings())
+
+
+def test_a_client_that_leaves_and_one_that_sends_garbage_disturb_nobody(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    host, port = served(target).address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), SECONDS) as one:
+        one.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 99\r\n\r\n{")
+    with socket.create_connection((host, int(port)), SECONDS) as one:
+        one.sendall(b"no HTTP\r\n\r\n")
+        assert one.recv(99).startswith(b"HTTP/1.1 400 ")
+    with socket.create_connection((host, int(port)), SECONDS) as one:  # two requests at once, in pieces
+        body = (
+            b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 23\r\n\r\n" + GOOD
+        )
+        one.sendall(body + body[:70])
+        one.sendall(body[70:])
+        found = b""
+        while found.count(b'"predictions"') < 2:
+            found += one.recv(65_536)
+    assert ask(target, route=f"/v1/models/{MODEL}:predict")[0] == 200
+    assert ask(target, route="/v1/models/nobody:predict")[0] == 404
+    assert ask(target, X_Gauntlet_Revision="nobody")[0] == 404
