@@ -11,10 +11,8 @@ from gauntlet.contracts.document import Document
 
 FORMAT = 1
 
-Phase = Literal[
-    "start", "golden", "shift", "judge", "watch", "stop", "undo", "held", "done", "rolled back", "superseded"
-]
-ENDED: tuple[Phase, ...] = ("done", "rolled back", "superseded")
+Phase = Literal["start", "golden", "shift", "judge", "watch", "stop", "undo", "held", "done", "rolled back"]
+ENDED: tuple[Phase, ...] = ("done", "rolled back")
 
 
 class Lock(Document):
@@ -96,52 +94,13 @@ class Rollout(Document):
     transitions: tuple[Transition, ...] = ()
 
 
-class AbPoint(Document):
-    """One look at an A/B test: the difference of the means and its confidence interval."""
-
-    at: str
-    control: int
-    variant: int
-    difference: float
-    low: float
-    high: float
-
-
-class AbTest(Document):
-    """An A/B test, fixed before it starts: `metric`, `alpha`, `minimal_effect` and `max_requests`.
-
-    Attributes:
-        header: The header whose salted hash assigns a request.
-        share: The part of the requests, in percent, that the variant gets.
-        metric_range: The least and the largest value of an outcome.
-    """
-
-    name: str
-    salt: str
-    header: str
-    control: str
-    control_version: str
-    variant: str
-    variant_version: str
-    share: int
-    metric: str
-    metric_range: tuple[float, float] = (0.0, 1.0)
-    alpha: float
-    minimal_effect: float
-    max_requests: int
-    started: str
-    stopped: str = ""
-    decision: str = ""
-    path: tuple[AbPoint, ...] = ()
-
-
 class DeploymentRecord(Document):
-    """The file of a model: the target, the rollout, the A/B test, and what was rolled back.
+    """The file of a model: how it is deployed, the rollout, and what was rolled back.
 
     Attributes:
         settings: The manifest's section `deployment` that the rollout was started with.
         rejected: By the bundle's sha256.
-        history: One sentence for each rollout, rollback and A/B test that has ended, oldest first.
+        history: One sentence for each rollout and rollback that has ended, oldest first.
     """
 
     written_by: ClassVar[str] = "deploy-model"
@@ -151,6 +110,5 @@ class DeploymentRecord(Document):
     settings: Mapping[str, object] = Field(default_factory=dict)
     lock: Lock | None = None
     rollout: Rollout | None = None
-    ab: AbTest | None = None
     rejected: Mapping[str, Rejected] = Field(default_factory=dict)
     history: tuple[str, ...] = ()

@@ -214,7 +214,7 @@ def searchable_keys() -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for search in searches if search for key in search.model_fields))
 
 
-SECTIONS = ("dataset", "training", "conversion", "evaluation", "gates", "registration")
+SECTIONS = ("dataset", "training", "conversion", "evaluation", "gates", "registration", "deployment")
 
 
 def as_parameter(section: Section) -> dict[str, Any]:

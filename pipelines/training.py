@@ -31,6 +31,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from gauntlet.components.check_services.component import check_services
 from gauntlet.components.container_images import COMPONENTS_IMAGE
 from gauntlet.components.convert_to_onnx.component import convert_to_onnx
+from gauntlet.components.deploy_model.component import deploy_model
 from gauntlet.components.evaluate_model.component import evaluate_model
 from gauntlet.components.fingerprint_data.component import fingerprint_data
 from gauntlet.components.gate_model.component import gate_model
@@ -40,6 +41,7 @@ from gauntlet.components.train_model.import_component import train_model as impo
 from gauntlet.components.validate_data.component import validate_data
 from gauntlet.components.write_report.component import write_report
 from gauntlet.components.write_report.page_component import write_report as write_page
+from gauntlet.components.write_report.record import OPTIONAL_STEPS
 from gauntlet.components.write_report.record import STEPS as REPORTED_STEPS
 from gauntlet.contracts.training import Origin
 from gauntlet.manifests.errors import UsageError
@@ -60,7 +62,7 @@ from gauntlet.pipelines.platforms import (
     without_parameters,
 )
 
-STEPS = (*REPORTED_STEPS, "write-report")
+STEPS = (*REPORTED_STEPS, *OPTIONAL_STEPS, "write-report")
 
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
 EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
@@ -74,8 +76,16 @@ CPUS_OF_A_STEP = 4
 
 
 def steps_of(manifest: Manifest) -> tuple[str, ...]:
-    """The steps of a manifest's DAG: a model that a service trains is not converted."""
-    return tuple(step for step in STEPS if step != "convert-to-onnx" or manifest.kind.is_converted)
+    """The steps of a manifest's DAG: a model that a service trains is not converted, few are deployed."""
+    left_out = [] if manifest.kind.is_converted else ["convert-to-onnx"]
+    if not _is_deployed(manifest):
+        left_out.append("deploy-model")
+    return tuple(step for step in STEPS if step not in left_out)
+
+
+def _is_deployed(manifest: Manifest) -> bool:
+    """Whether the DAG has deploy-model: an empty step would cost a machine and minutes on Vertex AI."""
+    return manifest.deployment.target != "none"
 
 
 def pipeline_name(manifest: Manifest) -> str:
@@ -84,7 +94,8 @@ def pipeline_name(manifest: Manifest) -> str:
 
 
 def _sections_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    read = [name for name in SECTIONS if name != "conversion" or manifest.kind.is_converted]
+    is_read = {"conversion": manifest.kind.is_converted, "deployment": _is_deployed(manifest)}
+    read = [name for name in SECTIONS if is_read.get(name, True)]
     return {section: as_parameter(getattr(manifest, section)) for section in read}
 
 
@@ -174,6 +185,7 @@ def _dag(
     environment = {} if converted else {"GAUNTLET_IMAGE": image}
     train_model = training_component(platform, manifest, environment)
     conversion_default: dict = default.get("conversion", {})
+    deployment_default: dict = default.get("deployment", {})
     origin_default: dict = default.get("origin", {})
 
     def pipeline(
@@ -190,6 +202,7 @@ def _dag(
         evaluation: dict = default["evaluation"],
         gates: dict = default["gates"],
         registration: dict = default["registration"],
+        deployment: dict = deployment_default,
         training_account: str = ACCOUNT_OF_THE_STEPS,
         origin: dict = origin_default,
     ) -> None:
@@ -229,7 +242,16 @@ def _dag(
                     **content,
                 ).set_env_variable("GAUNTLET_IMAGE", image)
             light, heavy = _decide(
-                given, evaluation, gates, registration, fingerprinted, data, splits, trained, bundled
+                given,
+                evaluation,
+                gates,
+                registration,
+                deployment,
+                fingerprinted,
+                data,
+                splits,
+                trained,
+                bundled,
             )
         own = [bundled] if converted else []
         _place(
@@ -243,6 +265,8 @@ def _dag(
     given: dict[str, Any] = parameters_given_by(platform)
     if not is_imported:
         given["origin"] = None
+    if not _is_deployed(manifest):
+        given["deployment"] = None
     return without_parameters(pipeline, given if converted else {**given, "conversion": None})
 
 
@@ -277,13 +301,14 @@ def _decide(
     evaluation: Any,
     gates: Any,
     registration: Any,
+    deployment: Any,
     fingerprinted: dsl.PipelineTask,
     data: dsl.PipelineTask,
     splits: Any,
     trained: dsl.PipelineTask,
     bundled: dsl.PipelineTask,
 ) -> tuple[list[dsl.PipelineTask], list[dsl.PipelineTask]]:
-    """Evaluate what `bundled` hands on, judge it, and register it if the gate says so.
+    """Evaluate what `bundled` hands on, judge it, and register and deploy it if the gate says so.
 
     Returns:
         The steps that need little, and those that need more.
@@ -338,10 +363,20 @@ def _decide(
             verdict=gate.outputs["verdict"],
         ).set_caching_options(False)
         pages = page(version=registered.outputs["version"])
+        deployed = []
+        if _is_deployed(given.manifest):
+            deployed = [
+                deploy_model(
+                    deployment=deployment,
+                    name=given.name,
+                    registry_uri=given.registry_uri,
+                    version=registered.outputs["version"],
+                ).set_caching_options(False)  # what is served changes
+            ]
     if given.platform == "kubeflow":
         with dsl.If(gate.outputs["Output"] == "reject", name="reject"):
             pages += page()
-    return [gate, registered, *pages], [evaluated]
+    return [gate, registered, *deployed, *pages], [evaluated]
 
 
 def _place(

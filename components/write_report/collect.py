@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from gauntlet.backends.storage import file_system
 from gauntlet.components.step import ERROR_FILE, REUSED_FILE
 from gauntlet.components.write_report.record import (
+    OPTIONAL_STEPS,
     STEPS,
     Bundle,
     CollectedRun,
@@ -32,6 +33,7 @@ from gauntlet.components.write_report.record import (
 from gauntlet.contracts.conversion import Candidates
 from gauntlet.contracts.data import STATISTICS_FILE, Checks, Sources, Statistics
 from gauntlet.contracts.document import Document, parse_json
+from gauntlet.contracts.rollout import Rollout
 from gauntlet.contracts.training import History, TrainingRecord
 from gauntlet.contracts.verdict import Verdict, Version
 from gauntlet.manifests.errors import GauntletError
@@ -113,7 +115,7 @@ def _record(
             registered=version is not None,
             final=final,
             run_started=started,
-            steps=steps_of(kind),
+            steps=[*steps_of(kind), *(step for step in OPTIONAL_STEPS if step in traces)],
         ),
         kind=kind,
         sources=run.read("fingerprint-data", "sources", Sources),
@@ -126,6 +128,7 @@ def _record(
         scores=run.read_of_kind(kind, "evaluate-model", "scores", "report", "SCORES"),
         verdict=verdict,
         version=version,
+        rollout=run.read("deploy-model", "rollout", Rollout),
         unreadable=tuple(run.unreadable),
         final=final,
         run_command=os.environ.get(RUN_COMMAND_VARIABLE),
@@ -257,7 +260,7 @@ def _step_folders(files: Any, job_folder: str | None) -> dict[str, str]:
     for entry in files.ls(job_folder, detail=True) if job_folder else ():
         folder = entry["name"].rstrip("/")
         name = TASK_ID.sub("", posixpath.basename(folder))
-        if entry["type"] == "directory" and name in STEPS:
+        if entry["type"] == "directory" and name in (*STEPS, *OPTIONAL_STEPS):
             found.setdefault(name, []).append(folder)
     return {
         name: folders[0] if len(folders) == 1 else max(folders, key=lambda folder: _rank(files, folder))

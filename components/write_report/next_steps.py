@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gauntlet.backends.registry import CHAMPION, STAGING
 from gauntlet.components.gate_model.rules import advice_of
-from gauntlet.components.write_report.record import STEPS, CollectedRun, Outcome
+from gauntlet.components.write_report.record import CollectedRun, Outcome
 from gauntlet.contracts.data import CheckResult, Checks
 from gauntlet.pages.formatting import words
 
@@ -167,7 +167,17 @@ def _advice(check: CheckResult) -> str:
 
 def _after_failure(record: CollectedRun) -> tuple[NextStep, ...]:
     failed = record.failed_step
-    if failed is not None and failed.name == STEPS[-1]:
+    if failed is not None and failed.name == "deploy-model" and record.version is not None:
+        name, version = record.version.name, record.version.version
+        return (
+            NextStep("See which version is champion now.", f"gauntlet registry {name}"),
+            NextStep(
+                f"Version {version} stays registered. Remove the cause, then deploy it, with `--again` if it "
+                "was rolled back.",
+                f"gauntlet deploy {name} --version {version}",
+            ),
+        )
+    if failed is not None and failed.name == "register-model":
         return (
             NextStep("See whether the version is there, and which aliases it has.", "gauntlet registry"),
             NextStep("Remove the cause, then run it again.", run_again(record)),

@@ -13,6 +13,7 @@ from gauntlet.backends.registry import CHALLENGER, CHAMPION, STAGING
 from gauntlet.contracts.conversion import Candidates
 from gauntlet.contracts.data import Checks, Sources, Statistics
 from gauntlet.contracts.document import Document
+from gauntlet.contracts.rollout import Rollout
 from gauntlet.contracts.training import History, TrainingRecord
 from gauntlet.contracts.verdict import PROMOTE, Verdict, Version
 from gauntlet.manifests.errors import DataError, RejectedError, UsageError
@@ -28,6 +29,8 @@ STEPS = (
     "gate-model",
     "register-model",
 )
+OPTIONAL_STEPS = ("deploy-model",)
+"""Steps after those that a run has only if its manifest asks for them; a report shows them if they ran."""
 
 REJECT = "reject"
 FAILURE = 1
@@ -110,6 +113,7 @@ class CollectedRun:
     scores: Any = None  # a subclass of contracts.scores.Scores
     verdict: Verdict | None = None
     version: Version | None = None
+    rollout: Rollout | None = None
     unreadable: tuple[str, ...] = ()
     final: FinalStatus | None = None
     run_command: str | None = None
@@ -310,6 +314,8 @@ def _failure(record: CollectedRun, failed: StepRecord) -> Outcome:
         return Outcome(
             "data refused", f"Data refused by {failed.name}", _refusal_detail(record, failed), exit_code
         )
+    if failed.name in OPTIONAL_STEPS and exit_code == RejectedError.exit_code:
+        return Outcome("failed", f"Rolled back by {failed.name}", message, exit_code)
     return Outcome("failed", f"Failed in {failed.name}", message, exit_code)
 
 

@@ -99,6 +99,7 @@ def sections(record: CollectedRun, ended: Outcome, manifest_sha256: str) -> list
         _of_step(record, "evaluate-model", "Evaluation", record.scores, "scores", _evaluation),
         _of_step(record, "gate-model", "Gate", record.verdict, "verdict", _gate),
         _of_step(record, "register-model", "Registry", record.version, "version", _registry),
+        _of_step(record, "deploy-model", "Deployment", record.rollout, "rollout", _deployment),
         Section("bill", "Bill", _bill(record), note=_absence(record, trained, record.history, "history")),
         Section("lineage", "Lineage", _lineage(record, manifest_sha256)),
     ]
@@ -237,6 +238,18 @@ def _registry(record: CollectedRun) -> Markup:
             "Reason": version.reason or "",
             "Rules that it failed": ", ".join(version.overruled),
         }
+    return partial(f"{TEMPLATE}#pairs", pairs=pairs)
+
+
+def _deployment(record: CollectedRun) -> Markup:
+    rollout = record.rollout
+    if rollout is None:
+        return NOTHING
+    pairs = {"Version": rollout.version, "Ended": rollout.phase, "Because": rollout.why}
+    for one in rollout.transitions:
+        shares = ", ".join(f"{revision} {share} %" for revision, share in one.weights.items())
+        said = f"{one.phase}: {one.why}" + (f" ({shares})" if shares else "")
+        pairs[f"{one.at[:19]} UTC"] = "; ".join(filter(None, (pairs.get(f"{one.at[:19]} UTC"), said)))
     return partial(f"{TEMPLATE}#pairs", pairs=pairs)
 
 

@@ -309,14 +309,43 @@ def rollback(
     name: ModelName = None,
     model: SameName = None,
     version: Annotated[
-        str | None, typer.Option(help="Default: the previous champion; needed directly after a rollback.")
+        str | None,
+        typer.Option(
+            "--version", "--to", help="Default: the previous champion; needed directly after a rollback."
+        ),
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Who asks. Default: the user.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="The reason, in one line; recorded with the name.")
     ] = None,
 ) -> None:
-    """Make the previous champion, or an earlier one, the champion again."""
-    from gauntlet.backends.factory import open_registry
+    """Make the previous champion, or an earlier one, the champion again; of a deployed model also serve it.
 
-    store = open_registry(gauntlet_home().registry_uri)
-    console.say(store.rollback(_model_name(store, _one(name, model)), version))
+    A rollout that is going on ends. The version that is rolled back is not deployed again unless told.
+    """
+    from gauntlet.backends.factory import open_registry
+    from gauntlet.pipelines.deployments import rollback as roll_back
+
+    uri = gauntlet_home().registry_uri
+    store = open_registry(uri)
+    roll_back(store, uri, _model_name(store, _one(name, model)), version, by, reason, console.say)
+
+
+@app.command(rich_help_panel=MODELS)
+def deploy(
+    what: Annotated[
+        str, typer.Argument(metavar="MANIFEST|MODEL", help="A manifest, or a model that was deployed before.")
+    ],
+    version: Annotated[str | None, typer.Option(help="Default: the champion.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also if the version was rolled back, or its rollout is held.")
+    ] = False,
+) -> None:
+    """Serve a registered version: it gets the requests step by step, and is rolled back if it is worse."""
+    from gauntlet.pipelines.deployments import deploy_version
+
+    ended = deploy_version(gauntlet_home().registry_uri, what, version, again)
+    console.say(f"{ended.phase}: {ended.why}")
 
 
 def _alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:

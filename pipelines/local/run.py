@@ -54,10 +54,10 @@ from gauntlet.pipelines.local.processes import (
 )
 from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
 from gauntlet.pipelines.terminal import LiteralConsole, console, styled
-from gauntlet.pipelines.training import STEPS, compile_manifest, keep_large_sections, parameters, steps_of
+from gauntlet.pipelines.training import compile_manifest, keep_large_sections, parameters, steps_of
 
 RUN_LOG = "run.log"
-JUDGING_SECTIONS = ("evaluation", "gates", "registration")
+JUDGING_SECTIONS = ("evaluation", "gates", "registration", "deployment")
 """What `gauntlet gate` may change: no step that makes the model reads them."""
 NO_IMAGE = "none: this machine's Python"
 PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
@@ -278,7 +278,7 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
 def _registered(folder: Path, record: RunRecord) -> str:
     """What a stopped run may have registered, and how to resume it."""
     resume = f"Resume it with `gauntlet run --resume {record.run_id}`."
-    step = STEPS[-2]
+    step = "register-model"
     if any((folder / STEPS_FOLDER).glob(f"*/{step}")):
         return f"{step} had begun: check with `gauntlet registry` whether there is a new version. {resume}"
     return f"nothing was registered. {resume}"
