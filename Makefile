@@ -105,13 +105,13 @@ lock:
 	$(COMPILE) --constraint requirements.lock serving/pyproject.toml --output-file serving/requirements.lock
 	rm -rf $(LOCK)
 
-# Both images, from this checkout, and a compiled step in each. PYTHON_IMAGE: another base image than the pinned one.
+# The images, from this checkout, with a compiled step or a request to the server in each. PYTHON_IMAGE: another base image than the pinned one.
 # TORCH_INDEX_URL: an index that has the CPU build of torch. DOCKER_BUILD: options for `docker build`.
 images: $(READY)
-	for name in components trainer; do \
+	for name in components trainer serving; do \
 	  DOCKER_BUILDKIT=1 docker build --file $$name/Dockerfile --tag gauntlet-python/$$name:0.1.0 \
 	    $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) $(DOCKER_BUILD) \
-	    $$(test $$name = trainer || echo --build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) . || exit 1; \
+	    $$(test $$name != components || echo --build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) . || exit 1; \
 	done
 	$(BIN)/python -m pytest -m images
 

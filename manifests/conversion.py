@@ -87,6 +87,8 @@ class Conversion(Section):
             probability of any class. They may change no more labels than `min_label_agreement` allows.
         max_neighbour_flips: The share of rows that may get another label with other rows in their batch for
             a server to compute rows of several requests together. It refuses no candidate.
+        portable: Put a second graph into the bundle if the one that ships gives other answers on CPUs without
+            int8 dot products. It gives the same answers everywhere, and such CPUs serve it.
         student: For candidates that are made from a student, where there is one.
         repetition_penalty: For a language model: what the logits of tokens that prompt or answer hold
             already are divided by (multiplied below 0) in every answer of the bundle; 1 is no penalty.
@@ -104,6 +106,7 @@ class Conversion(Section):
     max_metric_drop: Fraction = 0.01
     max_neighbour_difference: Fraction = 0.05
     max_neighbour_flips: Fraction = 0.0
+    portable: bool = False
     student: StudentConversion = StudentConversion()
     repetition_penalty: float = Field(1.0, ge=1.0, le=2.0)
 
@@ -126,6 +129,8 @@ class Conversion(Section):
                 f"for target gpu {', '.join(GPU_CANDIDATES)}, and not {', '.join(left)}. "
                 "Choose among those, or leave the keys out"
             )
+        if self.target == "gpu" and self.portable:
+            raise ValueError("portable is about CPUs, and the target is gpu. Leave one of the two out")
         return self
 
     @property

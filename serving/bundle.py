@@ -26,7 +26,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.kinds import task_kind
-from gauntlet.serving.cpu import usable_cpus
+from gauntlet.serving.cpu import SATURATING_CLASSES, cpu_class, usable_cpus
 from gauntlet.serving.interface import Batch, InputError, Inputs, Rows, ServedModel
 
 GRAPH_ERRORS = (Fail, InvalidArgument, RuntimeException)
@@ -47,8 +47,24 @@ BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 PARITY_FILE = "parity.json"
+GOLDEN_FILE = "golden.json"
+"""The scores of made-up rows on the CPU of the proof: a served model carries no row of its data."""
 TRAINING_ROWS_FILE = "training_rows.npz"
 """Fingerprints of the rows that the model was trained on. Serving does not read it."""
+
+
+@dataclass(frozen=True)
+class GraphFiles:
+    """The names of a graph, of its certificate and of its golden scores in a bundle."""
+
+    model: str
+    certificate: str
+    golden: str
+
+
+MAIN = GraphFiles(MODEL_FILE, PARITY_FILE, GOLDEN_FILE)
+PORTABLE = GraphFiles("portable.onnx", "portable_parity.json", "portable_golden.json")
+"""A graph for CPUs on which the main one gives other answers: `conversion.portable` in the manifest."""
 
 
 class BundleError(Exception):
@@ -269,6 +285,32 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
     return info
 
 
+def read_certificate(path: Path) -> dict[str, Any]:
+    """The content of a certificate, or a `BundleError` if it is not a JSON object."""
+    try:
+        certificate = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not JSON: {error}") from None
+    if not isinstance(certificate, dict):
+        raise BundleError(f"{path}: found a JSON {type(certificate).__name__}, expected an object")
+    return certificate
+
+
+def holds_here(certificate: Mapping[str, Any]) -> bool:
+    """Whether the int8 products of a certified graph give the answers of the proof on this CPU."""
+    proved = certificate.get("cpu_class")
+    if proved is None or certificate.get("portable"):
+        return True
+    return (cpu_class() in SATURATING_CLASSES) == (proved in SATURATING_CLASSES)
+
+
+def served_files(folder: Path, info: BundleInfo) -> GraphFiles:
+    """The graph for this CPU: the main one, unless it gives other answers here and there is another."""
+    if PORTABLE.model not in info.files or holds_here(read_certificate(folder / PARITY_FILE)):
+        return MAIN
+    return PORTABLE
+
+
 def of_kind(task: str, name: str) -> Any:
     """What the serving module of a task kind defines by a name, or a `BundleError`."""
     try:
@@ -300,14 +342,18 @@ class Bundle:
         """
         self.folder = Path(folder)
         self.info = read_info(self.folder, sha256)
-        model, cpus = self.folder / MODEL_FILE, threads or usable_cpus()
-        self.session = loaded(model, cpus, self.info.device or "cpu")
+        self.graph = self.folder / served_files(self.folder, self.info).model
+        self.session = loaded(self.graph, threads or usable_cpus(), self.info.device or "cpu")
         self._inputs: Inputs = of_kind(self.info.task, "open_inputs")(self.folder, self.info)
 
-    def with_threads(self, threads: int) -> Self:
-        """The same model on the CPU with a session of its own, of so many threads. Raises as `loaded`."""
+    def with_threads(self, threads: int, graph: str | None = None) -> Self:
+        """The same model on the CPU with a session of its own, of so many threads. Raises as `loaded`.
+
+        `graph` is the name of another graph of the bundle.
+        """
         other = copy(self)
-        other.session = loaded(self.folder / MODEL_FILE, threads)
+        other.graph = self.graph if graph is None else self.folder / graph
+        other.session = loaded(other.graph, threads)
         return other
 
     def encode(self, rows: Rows) -> Batch:
@@ -347,7 +393,7 @@ class Bundle:
         except GRAPH_ERRORS as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in batch.items())
             raise InputError(
-                f"{self.folder / MODEL_FILE}: the graph cannot compute these rows ({shapes}): "
+                f"{self.graph}: the graph cannot compute these rows ({shapes}): "
                 f"{str(error).splitlines()[0]}. Train the model again; of a text classifier, "
                 "training.max_length may be over what its encoder reads"
             ) from None

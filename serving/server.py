@@ -7,20 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import uvicorn
 import uvloop
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.app import Application, Served
-from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, file_sha256, read_info
+from gauntlet.serving.bundle import (
+    BUNDLE_FILE,
+    PORTABLE,
+    BundleError,
+    file_sha256,
+    read_certificate,
+    read_info,
+    served_files,
+)
+from gauntlet.serving.cpu import cpu_class
 from gauntlet.serving.engine import MOST_ROWS, CostModel, Engine
 from gauntlet.serving.faces import Limits
 from gauntlet.serving.interface import RowModel, StreamModel
@@ -31,7 +42,7 @@ from gauntlet.serving.storage import read_object
 from gauntlet.serving.streaming import MOST_STREAMS, StreamEngine
 from gauntlet.serving.supervisor import END, READY, SIGNALS, Job, Source
 from gauntlet.serving.telemetry import AccessLog, Metrics
-from gauntlet.serving.verification import prove, proved_model, read_certificate
+from gauntlet.serving.verification import prove, proved_model
 
 ASKED = ("medium", "columns", "fields", "lengths", "sample", "read", "run", "parameters", "most_rows")
 """What a kind's model defines to be served, as `interface.RowModel` describes it."""
@@ -41,6 +52,13 @@ DRAIN_SECONDS = 7.0
 """For what was begun before a signal; uvicorn's own end takes up to 1 s more. Cloud Run kills after 10 s."""
 KEEP_ALIVE_SECONDS = 75
 HEAD_SECONDS, HEAD_BYTES = 20.0, 65_536
+MOST_CONNECTIONS, OTHER_DESCRIPTORS = 16_384, 256
+"""The most open connections, and how many descriptors are kept for everything else."""
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+    b"x-gauntlet-refused: connections\r\nconnection: close\r\ncontent-length: 41\r\n\r\n"
+    b'{"error":"too many connections are open"}'
+)
 WARM_RUNS = 2
 MEGABYTE = 2**20
 SHA256_SHOWN = 12
@@ -74,7 +92,9 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
     model = cast(RowModel, proved)
     sha256 = file_sha256(source.folder / BUNDLE_FILE)
     name = source.name or info.name
-    together = may_share(settings.batching, read_certificate(source.folder))
+    files = served_files(source.folder, info)
+    certificate = read_certificate(source.folder / files.certificate)
+    together = may_share(settings.batching, certificate)
     common: dict[str, Any] = {
         "together": together,
         "queue_tokens": settings.queue_tokens,
@@ -86,11 +106,15 @@ def opened(source: Source, settings: Settings, metrics: Metrics, loop: asyncio.A
         warm_steps(model, cost, MOST_STREAMS if together else 1)
         engine = StreamEngine(cast(StreamModel, model), cost, loop, **common)
     else:
-        cost = CostModel(info.latency_ms, model.lengths[len(model.lengths) // 2])
+        latency = info.latency_ms
+        if files is PORTABLE:
+            latency = {size: one["median"] for size, one in certificate["latency_ms"].items()}
+            print(f"{name}: this CPU, {cpu_class()}, takes {files.model}", file=sys.stderr, flush=True)
+        cost = CostModel(latency, model.lengths[len(model.lengths) // 2])
         most = (model.most_rows or MOST_ROWS) if together else 1
         choice = choose(model, settings.shape, most, settings.batch_tokens)
         if choice.model is not model:
-            tuple(prove(source.folder, info, choice.model))  # the session that serves is proved too
+            tuple(prove(source.folder, info, files, choice.model))  # the session that serves is proved too
         for shape, figure in choice.rows_per_second.items():
             metrics.shape_rows.labels(name, shape).set(figure)
         metrics.shape.labels(name, choice.shape).set(1)
@@ -157,9 +181,26 @@ def main(job: Job) -> int:
     return 0
 
 
-class _Protocol(HttpToolsProtocol):
-    """Closes a connection whose client takes long, or many bytes, to send the head of a request."""
+def most_connections() -> int:
+    """How many connections may be open, after the limit of descriptors was raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_DESCRIPTORS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - OTHER_DESCRIPTORS)
 
+
+class _Protocol(HttpToolsProtocol):
+    """Closes a connection whose client takes long, or many bytes, to send the head of a request.
+
+    Attributes:
+        most: How many connections may be open; further ones are refused.
+        refused: Counts those.
+    """
+
+    most: ClassVar[int] = MOST_CONNECTIONS
+    refused: ClassVar[Counter]
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _is_head = True
@@ -167,6 +208,11 @@ class _Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            self.refused.inc()
+            transport.write(FULL)
+            transport.close()
+            return
         self._look_at_head()
 
     def data_received(self, data: bytes) -> None:
@@ -266,6 +312,7 @@ async def _serve(job: Job, listening: socket.socket, control: socket.socket) -> 
         os.environ.get("AIP_HEALTH_ROUTE", "/health"),
         requests=requests,
     )
+    _Protocol.most, _Protocol.refused = most_connections(), metrics.refused.labels("connections")
     server = _Server(
         uvicorn.Config(
             cast(Any, app),

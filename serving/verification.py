@@ -13,23 +13,27 @@ import numpy.typing as npt
 import onnxruntime
 
 from gauntlet.serving.bundle import (
+    MAIN,
     MODEL_FILE,
     PARITY_FILE,
+    PORTABLE,
     BundleError,
     BundleInfo,
+    GraphFiles,
     TensorSpec,
+    holds_here,
     of_kind,
+    read_certificate,
     read_info,
+    served_files,
 )
-from gauntlet.serving.cpu import SATURATING_CLASSES, cpu_class
+from gauntlet.serving.cpu import cpu_class, usable_cpus
 from gauntlet.serving.interface import GraphModel
 
 SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has turned out, thank you!")
 """Texts of different lengths that any model of texts can read."""
 SHOWN_TENSORS = 4
 NEIGHBOUR_BOUND = "max_neighbour_difference"
-GOLDEN_FILE = "golden.json"
-"""The scores of made-up rows on the CPU of the proof: a served model carries no row of its data."""
 FP32_DIFFERENCE = 1e-3
 UNPROVED_NEIGHBOUR_DIFFERENCE = 0.05  # for a bundle whose certificate has no bound
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
@@ -44,7 +48,7 @@ class Check:
     fault: str | None = None
 
 
-CHECKS = ("files", "certificate", "tensors", "prediction", "golden")
+CHECKS = ("files", "certificate", "tensors", "prediction", "golden", "portable")
 
 
 def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
@@ -55,7 +59,7 @@ def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
     `bundle.json`, if a registry has recorded it.
     """
     checks: list[Check] = []
-    looks = _looks(folder, sha256)
+    looks = _looks(folder, sha256, whole=True)
     for name in CHECKS:
         try:
             checks.append(Check(name, next(looks)))
@@ -69,7 +73,7 @@ def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
 
 
 def proved_model(folder: Path, sha256: str | None = None) -> GraphModel:
-    """The model of a bundle that passes every check of `verify`.
+    """The model of a bundle that passes every check of `verify` of the graph that this CPU takes.
 
     Raises:
         BundleError: A check fails, or a service serves the model.
@@ -90,7 +94,7 @@ def proved_model(folder: Path, sha256: str | None = None) -> GraphModel:
     raise AssertionError
 
 
-def _looks(folder: Path, sha256: str | None) -> Generator[str, None, GraphModel | None]:
+def _looks(folder: Path, sha256: str | None, whole: bool = False) -> Generator[str, None, GraphModel | None]:
     """What each check finds, in order; a check that fails raises. The model is what the generator returns."""
     info = read_info(folder, sha256)
     yield f"{len(info.files)} files have the sha256 that bundle.json says"
@@ -100,29 +104,38 @@ def _looks(folder: Path, sha256: str | None) -> Generator[str, None, GraphModel 
         raise BundleError(
             f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
         )
-    certificate = read_certificate(folder)
-    yield _certificate(folder, info, certificate)
+    files = served_files(folder, info)
+    yield _certificate(folder, info, files)
     model: GraphModel = of_kind(info.task, "open_model")(folder, sha256)
-    yield _tensors(folder, info, model.session)
-    yield from prove(folder, info, model)
+    yield _tensors(folder / files.model, info, model.session)
+    yield from prove(folder, info, files, model)
+    if whole and files is MAIN and {MAIN.golden, PORTABLE.model} <= info.files.keys():
+        yield _portable(folder, info, model)
     return model
 
 
-def prove(folder: Path, info: BundleInfo, model: GraphModel) -> Iterator[str]:
+def prove(folder: Path, info: BundleInfo, files: GraphFiles, model: GraphModel) -> Iterator[str]:
     """What a model's scores are found to be, alone and together, and beside those of the proof.
 
     Raises:
         BundleError: They are others.
     """
-    bound = _neighbour_bound(folder, read_certificate(folder))
+    bound = _neighbour_bound(folder / files.certificate)
     yield model.prove(bound)
-    if GOLDEN_FILE in info.files:
-        yield _golden(folder, model, FP32_DIFFERENCE if info.precision == "fp32" else bound)
+    if files.golden in info.files:
+        yield _golden(folder / files.golden, model, FP32_DIFFERENCE if info.precision == "fp32" else bound)
 
 
-def _golden(folder: Path, model: GraphModel, bound: float) -> str:
+def _portable(folder: Path, info: BundleInfo, model: Any) -> str:
+    """Prove the graph that CPUs without int8 dot products take; every CPU can run it."""
+    found = _certificate(folder, info, PORTABLE)
+    other = model.with_threads(usable_cpus(), PORTABLE.model)
+    _tensors(folder / PORTABLE.model, info, other.session)
+    return "; ".join((found, *prove(folder, info, PORTABLE, other)))
+
+
+def _golden(path: Path, model: GraphModel, bound: float) -> str:
     """Compare the scores of the made-up rows with those that conversion wrote down."""
-    path = folder / GOLDEN_FILE
     try:
         expected = np.array(json.loads(path.read_text(encoding="utf-8"))["scores"], dtype=np.float64)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -140,56 +153,44 @@ def _golden(folder: Path, model: GraphModel, bound: float) -> str:
     return f"{found.shape[0]} rows have the scores that were proved, within {difference:.1g}"
 
 
-def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any]) -> str:
-    if certificate.get("model_sha256") != info.files[MODEL_FILE]:
-        raise BundleError(f"{folder / PARITY_FILE}: it certifies another file than {MODEL_FILE}")
-    return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows{_cpus(folder, certificate)}"
+def _certificate(folder: Path, info: BundleInfo, files: GraphFiles) -> str:
+    path = folder / files.certificate
+    certificate = read_certificate(path)
+    if certificate.get("model_sha256") != info.files[files.model]:
+        raise BundleError(f"{path}: it certifies another file than {files.model}")
+    return f"of this {files.model}, on {certificate.get('rows')} rows{_cpus(path, certificate)}"
 
 
-def read_certificate(folder: Path) -> dict[str, Any]:
-    """The content of the bundle's certificate, or a `BundleError` if it is not a JSON object."""
-    path = folder / PARITY_FILE
-    try:
-        certificate = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: not JSON: {error}") from None
-    if not isinstance(certificate, dict):
-        raise BundleError(f"{path}: found a JSON {type(certificate).__name__}, expected an object")
-    return certificate
-
-
-def _neighbour_bound(folder: Path, certificate: Mapping[str, Any]) -> float:
-    bounds = certificate.get("bounds", {})
+def _neighbour_bound(path: Path) -> float:
+    bounds = read_certificate(path).get("bounds", {})
     bound = bounds.get(NEIGHBOUR_BOUND, UNPROVED_NEIGHBOUR_DIFFERENCE) if isinstance(bounds, dict) else None
     if isinstance(bound, bool) or not isinstance(bound, int | float):
-        raise BundleError(
-            f"{folder / PARITY_FILE}: bounds.{NEIGHBOUR_BOUND}: found {bound!r:.100}, expected a number"
-        )
+        raise BundleError(f"{path}: bounds.{NEIGHBOUR_BOUND}: found {bound!r:.100}, expected a number")
     return float(bound)
 
 
-def _cpus(folder: Path, certificate: Mapping[str, Any]) -> str:
+def _cpus(path: Path, certificate: Mapping[str, Any]) -> str:
     """On which CPUs the certificate holds, if it says so; refuse a bundle whose answers differ here."""
     proved = certificate.get("cpu_class")
     if proved is None:
         return ""
     if certificate.get("portable"):
         return f", proved on {proved} and the same on every x86-64 CPU with AVX2"
-    here = cpu_class()
-    if (here in SATURATING_CLASSES) != (proved in SATURATING_CLASSES):
+    if not holds_here(certificate):
         raise BundleError(
-            f"{folder / PARITY_FILE}: its int8 products were proved on {proved}, and give other answers "
-            f"on this CPU, {here}. Convert the checkpoint again, or serve it on a CPU of that class"
+            f"{path}: its int8 products were proved on {proved}, and give other answers on this CPU, "
+            f"{cpu_class()}. Convert the checkpoint again, with conversion.portable for a graph that every "
+            "CPU can serve, or serve it on a CPU of that class"
         )
     return f", proved on {proved} and for such CPUs alone"
 
 
-def _tensors(folder: Path, info: BundleInfo, session: onnxruntime.InferenceSession) -> str:
+def _tensors(path: Path, info: BundleInfo, session: onnxruntime.InferenceSession) -> str:
     for kind, expected in (("inputs", info.inputs), ("outputs", info.outputs)):
         values = getattr(session, f"get_{kind}")()
         found = tuple(TensorSpec(v.name, DTYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
         if found != expected:
-            raise BundleError(f"{folder / MODEL_FILE}: {kind}: found {found}, bundle.json says {expected}")
+            raise BundleError(f"{path}: {kind}: found {found}, bundle.json says {expected}")
     shown = [f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in info.inputs[:SHOWN_TENSORS]]
     left = len(info.inputs) - len(shown)
     return ", ".join(shown) + (f" and {left} more" if left else "")

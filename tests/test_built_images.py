@@ -5,26 +5,34 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.pipelines.training import parameters
+from tests.serving.running import SECONDS
 from tests.test_containers import IMAGES, ROOT
+from tests.text_bundles import certified
 
 SAMPLE = ROOT / "manifests" / "emotion_sample.yaml"
 ONE_TINY_EPOCH = ("training.epochs=1", "training.max_length=16", "training.compute_target=cpu")
 
 
-def missing() -> str:
-    """What these tests lack here, or nothing."""
+def missing(names: Sequence[str] = IMAGES) -> str:
+    """What the tests of these images lack here, or nothing."""
     if shutil.which("docker") is None:
         return "docker is not installed"
-    for name in IMAGES:
+    for name in names:
         command = ["docker", "image", "inspect", f"gauntlet-python/{name}:0.1.0"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -32,12 +40,13 @@ def missing() -> str:
     return ""
 
 
-MISSING = missing()
-pytestmark = [
-    pytest.mark.images,
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.timeout(1800),
-]
+pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(autouse=True)
+def of_images_that_are_there(request: pytest.FixtureRequest) -> None:
+    if reason := missing(("serving",) if "serving_image" in request.node.name else IMAGES):
+        pytest.skip(reason)
 
 
 def in_image(name: str, *command: str, folder: Path | None = None) -> str:
@@ -136,3 +145,87 @@ def test_the_components_image_has_no_cuda_and_the_trainer_has() -> None:
     version = "import torch; print(torch.version.cuda)"
     assert in_image("components", "python", "-c", version).strip() == "None"
     assert in_image("trainer", "python", "-c", version).strip() != "None"
+
+
+SERVING = "gauntlet-python/serving:0.1.0"
+PULLED_BYTES = 250 * 10**6
+ENDPOINT = "/v1/endpoints/1/deployedModels/2"
+
+
+@contextmanager
+def served(variables: Mapping[str, str], bundle: Path, *arguments: str) -> Iterator[tuple[str, str]]:
+    """The container of a server that was started read-only, once it is ready, and its URL."""
+    name = f"gauntlet-{uuid4().hex}"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    ports = {key: port if value == "PORT" else value for key, value in variables.items()}
+    environment = [word for key, value in ports.items() for word in ("--env", f"{key}={value}")]
+    bundle.parent.chmod(0o755)
+    command = ["docker", "run", "--detach", "--name", name, "--network", "host", "--read-only"]
+    mounted = ["--cap-drop", "ALL", "--volume", f"{bundle}:/bundle:ro"]
+    subprocess.run([*command, *mounted, *environment, SERVING, *arguments], check=True, capture_output=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while not is_ready(url + variables.get("AIP_HEALTH_ROUTE", "/readyz")):
+            if docker("inspect", "--format", "{{.State.Running}}", name) != "true":
+                raise AssertionError(docker("logs", name))
+        yield name, url
+    finally:
+        docker("rm", "--force", name)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=SECONDS).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def docker(*arguments: str) -> str:
+    done = subprocess.run(
+        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "route"),
+    [
+        (
+            {
+                "AIP_HTTP_PORT": "PORT",
+                "AIP_HEALTH_ROUTE": ENDPOINT,
+                "AIP_PREDICT_ROUTE": f"{ENDPOINT}:predict",
+                "AIP_STORAGE_URI": "/bundle",
+                "AIP_MODE": "PREDICTION",
+            },
+            (),
+            f"{ENDPOINT}:predict",
+        ),
+        ({"PORT": "PORT", "K_SERVICE": "moods", "K_REVISION": "moods-1"}, ("/bundle",), "/predict"),
+    ],
+    ids=["vertex", "cloud_run"],
+)
+def test_the_serving_image_answers_read_only_and_ends_with_0_when_its_first_process_is_told_to(
+    variables: dict[str, str], arguments: tuple[str, ...], route: str, tmp_path: Path
+) -> None:
+    with served(variables, certified(tmp_path), *arguments) as (name, url):
+        answer = httpx.post(url + route, json={"instances": ["good"]}, timeout=SECONDS)
+        assert answer.json()["predictions"][0]["label"] == "good"
+        assert docker("exec", name, "id", "-u") == "10001"
+        assert docker("exec", name, "cat", "/proc/1/comm") == "python"
+        assert "Read-only file system" in docker("exec", name, "touch", "/home/gauntlet/file")
+        docker("stop", "--time", "60", name)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
+
+
+def test_the_serving_image_has_no_torch_and_is_small_to_pull() -> None:
+    run = ("run", "--rm", "--network", "none", "--entrypoint", "python", SERVING, "-c")
+    assert docker(*run, "import importlib.util as u; print(u.find_spec('torch'))") == "None"
+    packed = zlib.compressobj(1)  # a registry's layers are gzipped; level 1 packs less than they are
+    size = 0
+    with subprocess.Popen(["docker", "save", SERVING], stdout=subprocess.PIPE) as saving:
+        assert saving.stdout is not None
+        while block := saving.stdout.read(1 << 20):
+            size += len(packed.compress(block))
+    assert 10**7 < size < PULLED_BYTES

@@ -94,7 +94,7 @@ def test_whatever_pip_takes_from_an_index_is_named_in_a_lock_file_with_its_hashe
         if "install" in command and "-m pip" in command and "--no-index" not in command
     ]
 
-    assert len(commands) == {"serving": 1}.get(name, 3)
+    assert len(commands) == {"serving": 2}.get(name, 4)
     for command in commands:
         words = shlex.split(command)
         assert {"--require-hashes", "--no-deps"} <= set(words)

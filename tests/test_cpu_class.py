@@ -12,7 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from gauntlet.components.convert_to_onnx.quantization import in_blocks, saturating_products
+from gauntlet.components.convert_to_onnx.quantization import (
+    in_blocks,
+    saturating_products,
+    unsigned_weights,
+)
 from tests.cpu_class import run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -67,12 +71,15 @@ def test_without_int8_dot_products_8_bit_weights_saturate_and_7_bit_ones_do_not(
     paths = [tmp_path / f"{largest}.onnx" for largest in (127, 64)]
     for path in paths:
         onnx.save(integer_product(int(path.stem)), path)
-    taken_for, (eight, seven) = answers(tmp_path / "inputs.npz", paths, cpu)
+    paths.append(tmp_path / "unsigned.onnx")
+    unsigned_weights(paths[0], paths[2])
+    taken_for, (eight, seven, unsigned) = answers(tmp_path / "inputs.npz", paths, cpu)
     assert taken_for in ("avx512bw", "avx2")
     # Of each pair of products 2 x 255 x 127 = 64,770, and what 16 bits hold is 32,767.
     np.testing.assert_array_equal(eight, np.full((ROWS, COLUMNS), DEPTH // 2 * 32_767))
     np.testing.assert_array_equal(seven, np.full((ROWS, COLUMNS), DEPTH * 255 * 64))
-    assert [saturating_products(onnx.load(path).graph) for path in paths] == [["product"], []]
+    np.testing.assert_array_equal(unsigned, np.full((ROWS, COLUMNS), DEPTH * 255 * 127))
+    assert [saturating_products(onnx.load(path).graph) for path in paths] == [["product"], [], []]
 
 
 @pytest.mark.parametrize("bits", [4, 8])

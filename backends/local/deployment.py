@@ -39,12 +39,16 @@ FOLDER, ADMIN_SOCKET, LOCK_FILE, LOG_FILE, BUNDLES = "gateway", "admin.sock", "l
 GATEWAY = "gauntlet.serving.revisions"
 START_SECONDS, ADMIN_SECONDS, ASK_SECONDS = 60.0, 60.0, 100.0
 POLL_SECONDS = 0.05
+SQLITE = "sqlite:///"
 CONFLICT, REFUSED, STARTING = 409, 400, 503
 
 
-def home_folder() -> Path:
-    """GAUNTLET_HOME, as `pipelines.home` reads it."""
-    return Path(os.environ.get("GAUNTLET_HOME", ".gauntlet")).absolute()
+def home_folder(registry_uri: str) -> Path:
+    """GAUNTLET_HOME; in a step that is not told, the folder of the registry's database."""
+    home = os.environ.get("GAUNTLET_HOME")
+    if home is None and registry_uri.startswith(SQLITE):
+        return Path(registry_uri.removeprefix(SQLITE)).parent
+    return Path(home or ".gauntlet").absolute()
 
 
 class NoGateway(GauntletError):
@@ -113,43 +117,51 @@ class LocalGateway:
         given = [*(["--host", host] if host else []), *(["--port", str(port)] if port is not None else [])]
         return [sys.executable, "-m", GATEWAY, str(self.folder), *given]
 
-    def start(self, host: str | None = None, port: int | None = None) -> None:
-        """Start it in a session of its own unless it runs, and return once it answers.
+    def start(
+        self, host: str | None = None, port: int | None = None, *, is_detached: bool = True
+    ) -> subprocess.Popen[bytes] | None:
+        """Start it unless it runs, and return once it answers: its process, or None if it ran already.
+
+        A detached one has a session of its own, and writes to `gateway.log`.
 
         Raises:
             UsageError: It cannot start; the message says why.
         """
+        if self._answers():
+            return None
+        log = self.folder / LOG_FILE
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            log = (self.folder / LOG_FILE).open("w" if not self.is_running() else "a")
+            file = log.open("w")
         except OSError as error:
             raise UsageError(f"{self.folder}: cannot be written ({error.strerror}).") from None
         ends = time.monotonic() + START_SECONDS
         process: subprocess.Popen[bytes] | None = None
-        with log:
+        with file:
             while time.monotonic() < ends:
-                try:
-                    self.call("status")
-                    return
-                except NoGateway:
-                    if process is None and not self.is_running():
-                        process = subprocess.Popen(
-                            self.command(host, port),
-                            stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL,
-                            stderr=log,
-                            start_new_session=True,
-                            env={
-                                **os.environ,
-                                "PYTHONPATH": os.pathsep.join(sys.path),
-                                "PYTHONSAFEPATH": "1",
-                            },
-                        )
+                if process is None and not self.is_running():
+                    process = subprocess.Popen(
+                        self.command(host, port),
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL if is_detached else None,
+                        stderr=file if is_detached else None,
+                        start_new_session=is_detached,
+                        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"},
+                    )
+                if self._answers():
+                    return process
                 if process is not None and process.poll() is not None and not self.is_running():
-                    said = (self.folder / LOG_FILE).read_text().strip().splitlines()
-                    raise UsageError(said[-1].removeprefix("error: ") if said else "the gateway ended")
+                    said = log.read_text().strip().splitlines()
+                    raise UsageError(said[-1].removeprefix("error: ") if said else "The gateway has ended.")
                 time.sleep(POLL_SECONDS)
         raise GauntletError(f"{self.folder}: the gateway did not answer within {START_SECONDS:g} s.")
+
+    def _answers(self) -> bool:
+        try:
+            self.call("status")
+        except NoGateway:
+            return False
+        return True
 
     def end(self) -> bool:
         """End it and all its servers after their last requests; False if it did not run."""
@@ -172,12 +184,12 @@ class LocalDeployment(Deployment):
 
     def __init__(self, name: str, registry_uri: str, settings: Mapping[str, Any]) -> None:
         self.name, self.registry_uri = name, registry_uri
-        self.gateway = LocalGateway(home_folder())
+        self.gateway = LocalGateway(home_folder(registry_uri))
         local = settings.get("local") or {}
         self._host, self._port = local.get("host"), local.get("port")
 
     def service(self) -> Service | None:
-        """The gateway is started if it was not ended by `gauntlet down` before it served a model."""
+        """What the gateway serves; it is started again if it has ended with this model in its state."""
         try:
             found = self._call("service", model=self.name)
         except NoGateway:

@@ -14,25 +14,32 @@ import onnx
 import onnxruntime
 import torch
 
-from gauntlet.components.convert_to_onnx.admission import Candidate, CandidateResult, Comparison, pareto_front
+from gauntlet.components.convert_to_onnx.admission import (
+    Candidate,
+    CandidateResult,
+    Comparison,
+    admitted,
+    pareto_front,
+)
 from gauntlet.components.convert_to_onnx.candidates import Failed
-from gauntlet.components.convert_to_onnx.quantization import opset_of, saturating_products
+from gauntlet.components.convert_to_onnx.quantization import UNSIGNED, opset_of, saturating_products
 from gauntlet.components.convert_to_onnx.subject import Subject
 from gauntlet.components.step import manifest_commit
 from gauntlet.components.training_rows import bundled_file
 from gauntlet.contracts import conversion as contract
 from gauntlet.contracts.training import TrainingRecord
+from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import (
-    MODEL_FILE,
-    PARITY_FILE,
+    MAIN,
+    PORTABLE,
     BundleInfo,
+    GraphFiles,
     TensorSpec,
     file_sha256,
     of_kind,
     write_bundle,
 )
-from gauntlet.serving.cpu import cpu_class
-from gauntlet.serving.verification import GOLDEN_FILE
+from gauntlet.serving.cpu import cpu_class, usable_cpus
 from gauntlet.trainer.splits import read_statistics
 
 GOLDEN_DIGITS = 6
@@ -84,20 +91,6 @@ def bundle_winner(
     subject = comparison.subject
     record, device = subject.record, subject.section.device
     model = onnx.load(winner.graph.path)
-    certificate = winner.graph.path.with_name(PARITY_FILE)
-    contract.Certificate(
-        candidate=winner.name,
-        model_sha256=file_sha256(winner.graph.path),
-        bounds=comparison.section.held_to(winner.name).model_dump(include=set(subject.bounds)),
-        **_figures(winner, winner.parity.evidence),
-        rows=subject.compared_rows,
-        threads=comparison.threads,
-        timing_threads=comparison.timing_threads or comparison.threads,
-        clock=comparison.clock,
-        processor=comparison.processor,
-        max_neighbour_flips=comparison.section.max_neighbour_flips,
-        **(portability(model) if device == "cpu" else {}),
-    ).write(certificate)
     info = BundleInfo(
         name=name,
         task=record.task,
@@ -117,17 +110,52 @@ def bundle_winner(
         **subject.bundle_fields,
     )
     files = {name: subject.checkpoint / name for name in of_kind(record.task, "FILES")}
-    files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
+    files |= _certified(MAIN, winner, comparison)
     files |= {**_training_rows(subject), **subject.files(winner.graph)}
+    portable = _portable(winner, comparison)
+    if portable is not None:
+        files |= _certified(PORTABLE, portable, comparison)
     written = write_bundle(folder, info, files)
-    golden = winner.graph.path.with_name(GOLDEN_FILE)
-    if not _write_golden(golden, folder, record.task):
+    golden = {MAIN: winner} if portable is None else {MAIN: winner, PORTABLE: portable}
+    paths = {one.golden: result.graph.path.with_name(one.golden) for one, result in golden.items()}
+    if not all(_write_golden(paths[one.golden], folder, record.task, one) for one in golden):
+        if portable is not None:
+            raise GauntletError(
+                f"conversion.portable: a model of {record.task} cannot be opened with another graph of its "
+                "bundle. Leave the key out."
+            )
         return written
-    return write_bundle(folder, info, {**files, GOLDEN_FILE: golden})
+    return write_bundle(folder, info, {**files, **paths})
 
 
-def _write_golden(path: Path, bundle: Path, task: str) -> bool:
-    """Write the scores of a bundle's made-up rows, if its model has them.
+def _certified(names: GraphFiles, result: CandidateResult, comparison: Comparison) -> dict[str, Path]:
+    """A candidate's graph and its certificate, which is written, by their names in the bundle."""
+    subject, graph = comparison.subject, result.graph.path
+    path = graph.with_name(names.certificate)
+    contract.Certificate(
+        candidate=result.name,
+        model_sha256=file_sha256(graph),
+        bounds=comparison.section.held_to(result.name).model_dump(include=set(subject.bounds)),
+        **_figures(result, result.parity.evidence),
+        rows=subject.compared_rows,
+        threads=comparison.threads,
+        timing_threads=comparison.timing_threads or comparison.threads,
+        clock=comparison.clock,
+        processor=comparison.processor,
+        max_neighbour_flips=comparison.section.max_neighbour_flips,
+        **(portability(onnx.load(graph)) if subject.section.device == "cpu" else {}),
+    ).write(path)
+    return {names.model: graph, names.certificate: path}
+
+
+def _portable(winner: CandidateResult, comparison: Comparison) -> CandidateResult | None:
+    """What CPUs serve on which the winner gives other answers; None if there are none, or it is not asked."""
+    beside = winner.name + UNSIGNED
+    return next((one for one in admitted(comparison.candidates) if one.name == beside), None)
+
+
+def _write_golden(path: Path, bundle: Path, task: str, files: GraphFiles) -> bool:
+    """Write the scores of a bundle's made-up rows by one of its graphs, if its model has them.
 
     One that cannot be opened, or whose scores are not finite, has none; `verify` then says why.
     """
@@ -135,6 +163,8 @@ def _write_golden(path: Path, bundle: Path, task: str) -> bool:
         model = of_kind(task, "open_model")(bundle)
         if not hasattr(model, "golden"):
             return False
+        if files is not MAIN:
+            model = model.with_threads(usable_cpus(), files.model)
         rounded = [[round(score, GOLDEN_DIGITS) for score in row] for row in model.golden()]
         path.write_text(json.dumps({"cpu_class": cpu_class(), "scores": rounded}, allow_nan=False))
     except Exception as error:  # whatever a model raises, its bundle is proved and refused by `verify`

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx
 from torch import nn
 
 from gauntlet.components.convert_to_onnx import quantization
@@ -126,15 +127,33 @@ class Failed:
 
     name: str
     reason: str
+    stored: Precision | None = None
 
     @property
     def precision(self) -> Precision:
-        """What its weights would have been stored in."""
-        return _recipe_of(self.name).precision
+        """What its weights are, or would have been, stored in."""
+        return self.stored or _recipe_of(self.name).precision
 
 
 def _recipe_of(name: str) -> Recipe:
-    return RECIPES[name.removeprefix(STUDENT)]
+    return RECIPES[name.removeprefix(STUDENT).removesuffix(quantization.UNSIGNED)]
+
+
+def with_portable(graphs: Sequence[Graph | Failed]) -> list[Graph | Failed]:
+    """The candidates, and of each that gives other answers on other CPUs one that does not."""
+    found = list(graphs)
+    for graph in graphs:
+        if not isinstance(graph, Graph) or not quantization.saturating_products(onnx.load(graph.path).graph):
+            continue
+        name = graph.name + quantization.UNSIGNED
+        path = graph.path.with_name(f"{name}.onnx")
+        try:
+            quantization.unsigned_weights(graph.path, path)
+        except ConversionError as error:
+            found.append(Failed(name, str(error), graph.precision))
+        else:
+            found.append(replace(graph, name=name, path=path))
+    return found
 
 
 def build_graphs(

@@ -20,10 +20,11 @@ from gauntlet.components.convert_to_onnx.admission import (
     ship,
 )
 from gauntlet.components.convert_to_onnx.bundling import bundle_winner, candidates_document, headline
-from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, describe
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, describe, with_portable
 from gauntlet.components.convert_to_onnx.export import ConversionError
 from gauntlet.components.convert_to_onnx.imported import GraphSubject
 from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
+from gauntlet.components.convert_to_onnx.quantization import UNSIGNED
 from gauntlet.components.convert_to_onnx.subject import Subject, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import draw_rows, measure, time_tokenizing
 from gauntlet.contracts.conversion import Latency
@@ -65,7 +66,9 @@ def run(
 
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
         folder = Path(scratch)
-        comparison = compare_candidates(subject, subject.build(folder))
+        graphs = subject.build(folder)
+        comparison = compare_candidates(subject, with_portable(graphs) if section.portable else graphs)
+        comparison = require_portable(comparison)
         try:
             admitted(comparison.candidates)
         except GauntletError:
@@ -101,11 +104,22 @@ def _judge(graph: Graph, subject: Subject) -> Candidate:
     except GauntletError:
         raise
     except ConversionError as error:
-        return Failed(graph.name, str(error))
+        return Failed(graph.name, str(error), graph.precision)
     except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
         traceback.print_exc()
-        return Failed(graph.name, f"does not run: {describe(error)}")
+        return Failed(graph.name, f"does not run: {describe(error)}", graph.precision)
     return CandidateResult(graph, parity, refusal(parity, neighbours, graph, subject.section), neighbours)
+
+
+def require_portable(comparison: Comparison) -> Comparison:
+    """The same, in which a candidate is refused if that for other CPUs, which was made of it, is."""
+    refused = {one.name: one.reason for one in comparison.candidates if one.reason is not None}
+    for one in comparison.candidates:
+        reason = refused.get(one.name + UNSIGNED)
+        if isinstance(one, CandidateResult) and one.reason is None and reason is not None:
+            why = f"gives other answers on CPUs without int8 dot products, and {one.name}{UNSIGNED}: {reason}"
+            comparison = comparison.without(one, why)
+    return comparison
 
 
 def time_candidates(comparison: Comparison, folder: Path) -> Comparison:

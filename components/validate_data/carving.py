@@ -49,13 +49,13 @@ def hashes_of(keys: Iterable[str]) -> Hashes:
     return np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def named_by(groups: Numbers, hashes: Hashes) -> Ints:
+def named_by(groups: Numbers, hashes: Hashes) -> npt.NDArray[np.int32]:
     """For each key the number of the key that names its group, the one with the smallest hash, (K,).
 
     `groups` are as `Likeness.groups` returns them, (K,).
     """
-    names = np.arange(len(groups))
-    several = np.flatnonzero(np.bincount(groups)[groups] > 1)
+    names = np.arange(len(groups), dtype=np.int32)
+    several = np.flatnonzero((np.bincount(groups) > 1)[groups])
     order = several[np.lexsort((hashes[several, 1], hashes[several, 0], groups[several]))]
     is_first = np.ones(len(order), dtype=np.bool_)
     is_first[1:] = groups[order[1:]] != groups[order[:-1]]
@@ -143,10 +143,12 @@ def carve_rows(
     """
     codes = splits.astype(np.int8)
     wanted = [split for split in HELD_OUT if split in missing]
+    if not wanted:
+        return codes
     provided = np.zeros(len(hashes), dtype=np.bool_)
     provided[groups[splits != TRAIN]] = True
     rows = np.flatnonzero(~provided[groups]).astype(np.int32)
-    if not wanted or not len(rows):
+    if not len(rows):
         return codes
     total = fractions["train"] + sum(fractions[split] for split in wanted)
     shares = {split: fractions[split] / total for split in wanted}

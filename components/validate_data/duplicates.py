@@ -277,7 +277,10 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
 
 def split_codes(table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The place of each row's split in `SPLITS`, (N,)."""
-    return pd.Index(SPLITS).get_indexer(pd.Index(table["split"])).astype(np.int8)
+    splits = table["split"]
+    if isinstance(splits.dtype, pd.CategoricalDtype) and splits.cat.categories.equals(pd.Index(SPLITS)):
+        return splits.cat.codes.to_numpy().astype(np.int8)  # without an object for each row
+    return pd.Index(SPLITS).get_indexer(pd.Index(splits)).astype(np.int8)
 
 
 def _pairs(table: pd.DataFrame, doubles: Doubles) -> dict[int, tuple[int, float]]:

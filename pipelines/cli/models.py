@@ -437,11 +437,10 @@ def _require_readable(given: Sequence[str]) -> None:
 @bundle.command()
 def inspect(path: BundleFolder, as_json: AsJson = False) -> None:
     """Print what a bundle is, its inputs and outputs, its quality and speed, and what made it."""
-    from gauntlet.serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_info
-    from gauntlet.serving.verification import read_certificate
+    from gauntlet.serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_certificate, read_info
 
     info = read_info(path)
-    certificate = read_certificate(path) if PARITY_FILE in info.files else {}
+    certificate = read_certificate(path / PARITY_FILE) if PARITY_FILE in info.files else {}
     certified = {key: certificate[key] for key in ("cpu_class", "portable") if key in certificate}
     sha256 = file_sha256(path / BUNDLE_FILE)
     if as_json:

@@ -124,15 +124,29 @@ def submit(
 
 
 @app.command(rich_help_panel=CLOUD)
-def status(run: Run = "latest", as_json: AsJson = False) -> None:
-    """Print the steps of a submitted run and their states; of a run that has ended also the outcome."""
+def status(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="A submitted run's ID, `latest`, or projects/…/pipelineJobs/…."),
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Print the models again each second.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what is registered and served of each model; with RUN the steps of a submitted run.
+
+    Without RUN and without any model, it is the run that was submitted last.
+    """
+    from gauntlet.pipelines.cli.deployment import print_models
+
+    if run is None and (print_models(live, as_json) or live):
+        return
     from gauntlet.backends.google.jobs import PipelineJobs
     from gauntlet.pipelines.summary import print_summary
     from gauntlet.pipelines.vertex.follow import ENDED, JobView, conclude, state_of
     from gauntlet.pipelines.vertex.submission import submitted_run
 
     home = gauntlet_home()
-    submitted = submitted_run(run, home)
+    submitted = submitted_run(run or "latest", home)
     job = PipelineJobs(submitted.location).get(submitted.name)
     view = JobView(job)
     view.update(job)

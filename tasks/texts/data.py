@@ -67,7 +67,8 @@ from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.pieces import readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.rows import SPLIT, Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
-from gauntlet.tasks.texts.similarity import TextLikeness, in_order
+from gauntlet.tasks.texts.similarity import TextLikeness
+from gauntlet.tasks.texts.threads import in_order
 from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 from gauntlet.tasks.texts.words import NumberedWords, Words, all_words
@@ -197,18 +198,20 @@ def check_texts(
     if missing and "time" in rows:
         times = parse_times(rows["time"].tolist(), table.places(rows.index), dataset.uri)
         rows = rows.assign(time=times)
+    pa.default_memory_pool().release_unused()
     checked.keys = keys = number_keys(table, rows.index)
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
     likeness = TextLikeness(keys.distinct, min(near, leaking))
-    names = named_by(likeness.groups(leaking), keys.hashes).astype(np.int32)
-    checked.groups = HashedGroups(keys.hashes, names)
+    hashes = keys.hashes()
+    names = named_by(likeness.groups(leaking), hashes)
+    checked.groups = HashedGroups(hashes, names)
     checked.rows = rows.assign(number=keys.numbers, group=names[keys.numbers])
     found = TextFindings(table)
     name, find_conflicts = conflicts
     checked.check(name, getattr(checks, name), lambda left: find_conflicts(found, left))
     checked.check("exact_duplicates", checks.exact_duplicates, found.exact)
     checked.check("near_duplicates", checks.near_duplicates, lambda left: found.near(left, likeness, near))
-    checked.rows = _carved(checked.rows, keys.hashes, missing, dataset, least)
+    checked.rows = _carved(checked.rows, hashes, missing, dataset, least)
     checked.check("leakage", checks.leakage, lambda left: found.leaks(left, likeness, leaking))
     return checked
 
@@ -637,13 +640,11 @@ class LabelledTextStatistics(TextStatistics, contract.ClassStatistics):
 def describe_texts(checked: CheckedTexts) -> dict[str, Any]:
     """`rows` and the fields of `TextStatistics`, of the rows that the checks left."""
     rows = checked.rows
-    by_split = {split: rows[rows["split"] == split] for split in SPLITS}
-    words = count_words(checked.keys.distinct, by_split["train"]["number"].to_numpy())
+    codes, lengths, numbers = split_codes(rows), rows["length"].to_numpy(), rows["number"].to_numpy()
+    words = count_words(checked.keys.distinct, numbers[codes == SPLITS.index("train")])
     return {
-        "rows": {split: len(of_split) for split, of_split in by_split.items()},
-        "text_length": {
-            split: describe_lengths(of_split["length"].to_numpy()) for split, of_split in by_split.items()
-        },
+        "rows": {split: int((codes == code).sum()) for code, split in enumerate(SPLITS)},
+        "text_length": {split: describe_lengths(lengths[codes == code]) for code, split in enumerate(SPLITS)},
         "words": int(words["count"].sum()),
         "top_words": dict(words.sort("count", "word", descending=[True, False])[:TOP_WORDS].iter_rows()),
     }
@@ -695,9 +696,10 @@ def describe_lengths(lengths: Numbers) -> LengthStatistics:
 
 def split_pieces(checked: CheckedTexts, split: SplitName) -> Iterator[tuple[pl.Series, pd.DataFrame]]:
     """The texts of a split, piece by piece, and its rows in memory."""
-    rows = checked.rows[checked.rows["split"] == split]
-    for place, piece in checked.table.shelf.pieces_of(rows.index.to_numpy(np.int64)):
-        yield piece["text"], rows.iloc[place]
+    positions = np.flatnonzero(split_codes(checked.rows) == SPLITS.index(split))
+    numbers = checked.rows.index.to_numpy(np.int64)[positions]
+    for place, piece in checked.table.shelf.pieces_of(numbers):
+        yield piece["text"], checked.rows.iloc[positions[place]]
 
 
 def split_content(

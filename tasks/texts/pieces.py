@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, compress, islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv as arrow_csv
 
 from gauntlet.backends import storage
 from gauntlet.backends.google.bigquery import NESTED
@@ -60,14 +62,17 @@ from gauntlet.tasks.texts.records import (
     with_partition,
 )
 
-if TYPE_CHECKING:
-    from _csv import Reader
-
 ROWS = 100_000
 """The most rows of a piece."""
 
 HEAD = 2**20
 """The bytes in which the header of a plain file lies."""
+
+MOST_SIMPLE_COLUMNS, MOST_SIMPLE = 64, 2**28
+"""The columns and characters of rows that `_simple_columns` reads; more are left to Python's reader."""
+
+MOST_BLOCK = 2**31 - 1
+"""Bytes, so that Arrow reads the rows in one block."""
 
 Ints = npt.NDArray[np.int64]
 Values: TypeAlias = Sequence[Any] | pa.Array
@@ -275,40 +280,82 @@ def _read_delimited(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
         header, delimiter = _header(dataset, file, stream.read(HEAD))
         found = _named(dataset, header, file)
         stream.seek(0)
-        reader = csv_reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""), delimiter)
-        skipped = 1  # the header
+        lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
         try:
-            for rows, lines in _rows_of(reader):
-                if skipped and names_of(Row(1, tuple(rows[0]))) != header:
-                    raise NotPlain
-                if set(map(len, rows)) != {len(header)}:
-                    raise NotPlain
-                columns = list(zip(*rows[skipped:], strict=True))
-                if columns:
-                    yield from _pieces(dataset, file, found, columns.__getitem__, lines[skipped:], "line")
-                skipped = 0
+            for columns, places in _columns_of(lines, header, delimiter, found.own(file)):
+                yield from _pieces(dataset, file, found, columns.__getitem__, places, "line")
         except csv.Error:
             raise NotPlain from None
 
 
-def _rows_of(reader: Reader) -> Iterator[tuple[list[list[str]], Ints]]:
-    """The rows of a CSV reader that are not blank, in pieces, and the line in which each begins.
+def _columns_of(
+    lines: Iterator[str], header: Sequence[str], delimiter: str, wanted: Sequence[int]
+) -> Iterator[tuple[Mapping[int, Values], Ints]]:
+    """The wanted columns of the rows after the header, in pieces, and the line in which each row begins.
 
     Line ends in quotes become LF.
     """
-    end = 0
-    while rows := list(islice(reader, ROWS)):
-        start, end = end, reader.line_num
-        lines = np.arange(start + 1, start + 1 + len(rows))
-        if end - start > len(rows):  # some rows have line ends in quotes
-            rows = [[field.replace("\r\n", "\n").replace("\r", "\n") for field in row] for row in rows]
-            heights = [1 + sum(field.count("\n") for field in row) for row in rows]
-            lines = start + 1 + np.cumsum([0, *heights])[:-1]
-        if 0 in (widths := set(map(len, rows))) or 1 in widths:
-            kept = [at for at, row in enumerate(rows) if any(field.strip(" ") for field in row)]
-            rows, lines = [rows[at] for at in kept], lines[kept]
-        if rows:
-            yield rows, lines
+    reader = csv_reader(lines, delimiter)
+    before = 0  # rows up to the header, which belong to the first piece
+    for fields in reader:
+        before += 1
+        if not _is_blank_row(fields):
+            if names_of(Row(1, tuple(fields))) != header:
+                raise NotPlain
+            break
+    end = reader.line_num
+    while block := list(islice(lines, ROWS - before)):
+        columns = _simple_columns("".join(block), len(header), delimiter, wanted)
+        if columns is not None:
+            yield columns, np.arange(end + 1, end + 1 + len(block))
+            end += len(block)
+        else:
+            reader = csv_reader(chain(block, lines), delimiter)
+            rows = list(islice(reader, ROWS - before))
+            places = end + np.arange(1, 1 + len(rows))
+            if reader.line_num > len(rows):  # some rows have line ends in quotes
+                rows = [[field.replace("\r\n", "\n").replace("\r", "\n") for field in row] for row in rows]
+                heights = [1 + sum(field.count("\n") for field in row) for row in rows]
+                places = end + 1 + np.cumsum([0, *heights])[:-1]
+            end += reader.line_num
+            kept = [at for at, row in enumerate(rows) if not _is_blank_row(row)]
+            if {len(rows[at]) for at in kept} - {len(header)}:
+                raise NotPlain
+            if kept:
+                every = list(zip(*(rows[at] for at in kept), strict=True))
+                yield {at: every[at] for at in wanted}, places[kept]
+        before = 0
+
+
+def _is_blank_row(fields: Sequence[str]) -> bool:
+    return len(fields) < 2 and not any(field.strip(" ") for field in fields)
+
+
+def _simple_columns(
+    content: str, width: int, delimiter: str, wanted: Sequence[int]
+) -> Mapping[int, pa.Array] | None:
+    """The wanted columns of lines that are one row each; None if a line is anything else, or blank."""
+    if not 1 < width <= MOST_SIMPLE_COLUMNS or len(content) > MOST_SIMPLE or content.startswith("\ufeff"):
+        return None
+    other = re.escape(delimiter)
+    field = rf'(?:"(?:[^"\r\n]|"")*"|[^"{other}\r\n]*)'
+    row = rf"{field}(?:{other}{field}){{{width - 1}}}"
+    try:
+        texts = pl.Series([content], dtype=pl.String)
+    except UnicodeEncodeError:
+        return None
+    if not texts.str.contains(rf"\A(?:{row}\r?\n)*(?:{row})?\z").item():
+        return None
+    names = [str(at) for at in range(width)]
+    table = arrow_csv.read_csv(
+        pa.BufferReader(content.encode()),
+        arrow_csv.ReadOptions(use_threads=False, block_size=MOST_BLOCK, column_names=names),
+        arrow_csv.ParseOptions(delimiter=delimiter),
+        arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.large_string()), include_columns=[names[at] for at in wanted]
+        ),
+    )
+    return {at: table.column(names[at]).combine_chunks() for at in wanted}
 
 
 def _header(dataset: TextTable, file: SourceFile, head: bytes) -> tuple[list[str], str]:

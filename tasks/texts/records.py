@@ -306,7 +306,9 @@ def _parse_arrow(data: bytes, name: str, form: str, columns: Columns, partition:
         table = read([column for column in wanted if column not in dict(partition)])
         class_names = class_names_of(schema.metadata, labels[0])
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name}: not a whole {form} file: {error}. Fetch it again") from None
+        raise DataError(
+            f"{name}: not a whole {form} file: {str(error).rstrip('.')}. Fetch it again"
+        ) from None
     values = {column: values_of(table.column(column)) for column in table.column_names}
     values |= {column: [value] * table.num_rows for column, value in partition}
     return Records(

@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +29,7 @@ from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError, GauntletError
 from gauntlet.tasks.texts.files import SourceFile
 from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece, distinct, is_missing
-from gauntlet.tasks.texts.similarity import in_order
+from gauntlet.tasks.texts.threads import in_order
 
 Targets = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
 """The columns that a kind makes of some values of the label column. One of them is `label`: in words, what a
@@ -93,17 +94,17 @@ class Shelf:
 
     def pieces_of(self, numbers: Ints) -> Iterator[tuple[slice, pl.DataFrame]]:
         """The rows with these ascending numbers in pieces, and where each piece lies among the numbers."""
-        ends = np.searchsorted(numbers, self._starts)
-        for at, start in enumerate(self._starts[:-1]):
-            place = slice(int(ends[at]), int(ends[at + 1]))
-            if place.stop > place.start:
-                yield place, self._piece(at)[numbers[place] - start]
+        for at, place in self._places(numbers):
+            yield place, self._piece(at)[numbers[place] - self._starts[at]]
 
     def take(self, numbers: Ints) -> pl.DataFrame:
         """The rows with these numbers, in their order."""
         ascending, places = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
-        parts = [pl.DataFrame(self._schema.empty_table()), *(part for _, part in self.pieces_of(ascending))]
-        return pl.concat(parts)[places]
+        parts = [  # by Arrow, which copies the strings: those of polars would keep their pieces in memory
+            self._batch(at).take(pa.array(ascending[place] - self._starts[at]))
+            for at, place in self._places(ascending)
+        ]
+        return pl.DataFrame(pa.Table.from_batches(parts, self._schema))[places]
 
     @property
     def chunks(self) -> Iterator[pa.Array]:
@@ -111,11 +112,21 @@ class Shelf:
         for _, piece in self.pieces():
             yield piece.to_series().to_arrow().cast(pa.large_string())
 
+    def _places(self, numbers: Ints) -> Iterator[tuple[int, slice]]:
+        """The pieces that have some of these ascending numbers, and where these lie among all."""
+        ends = np.searchsorted(numbers, self._starts).tolist()
+        for at, (start, end) in enumerate(pairwise(ends)):
+            if end > start:
+                yield at, slice(start, end)
+
     def _piece(self, at: int) -> pl.DataFrame:
+        return pl.DataFrame(self._batch(at))
+
+    def _batch(self, at: int) -> pa.RecordBatch:
         if self._file is None:
             self._writer.close()
             self._file = pa.ipc.open_file(pa.OSFile(self._path))
-        return pl.DataFrame(self._file.get_batch(self._batches[at]))
+        return self._file.get_batch(self._batches[at])
 
 
 @dataclass(frozen=True)
@@ -333,12 +344,17 @@ class Keys:
     Attributes:
         numbers: The key of each row, (N,).
         distinct: The keys, on disk, (K,).
-        hashes: Their hashes, (K, 2).
     """
 
     numbers: npt.NDArray[np.int32]
     distinct: Shelf
-    hashes: Hashes
+
+    def hashes(self) -> Hashes:
+        """The hash of each distinct key, (K, 2), made anew in each call."""
+        found = np.empty((len(self.distinct), 2), dtype=np.uint64)
+        for start, piece in self.distinct.pieces():
+            found[start : start + len(piece)] = hashes_of(piece["key"].to_list())
+        return found
 
 
 def number_keys(table: TextRows, rows: pd.Index[int]) -> Keys:
@@ -354,11 +370,10 @@ def number_keys(table: TextRows, rows: pd.Index[int]) -> Keys:
         prints.append(of_piece)
     numbers, first = _numbered(prints)
     del prints
-    distinct, hashes = Shelf("key"), np.empty((len(first), 2), dtype=np.uint64)
-    for place, piece in every.pieces_of(first):
+    distinct = Shelf("key")
+    for _, piece in every.pieces_of(first):
         distinct.add(piece["key"])
-        hashes[place] = hashes_of(piece["key"].to_list())
-    return Keys(numbers, distinct, hashes)
+    return Keys(numbers, distinct)
 
 
 def _numbered(prints: Sequence[npt.NDArray[np.uint64]]) -> tuple[npt.NDArray[np.int32], Ints]:

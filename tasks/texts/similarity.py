@@ -16,13 +16,11 @@ rows. The checks need less: which texts a chain of pairs connects, and the first
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from tempfile import TemporaryFile
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +30,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from gauntlet.components.validate_data.duplicates import NONE, Doubles, Flags, Floats, Ints, Numbers
+from gauntlet.tasks.texts.threads import in_order
 from gauntlet.tasks.texts.words import NO_WORD, NumberedWords, Words, all_words
 
 COMPARED_CHARS = 20_000
@@ -53,8 +52,6 @@ WORD = np.uint64(0xFFFF_FFFF)
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Sizes: TypeAlias = npt.NDArray[np.int32]
 Pairs: TypeAlias = tuple[Ints, Ints]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Chunked(Protocol):
@@ -296,18 +293,6 @@ def _store(keys: Chunked, stored: _Stored) -> Words:
         found[: len(frequencies)] += frequencies
         frequencies = found
     return _ranks(numbered.words(np.arange(len(frequencies), dtype=np.uint32)), frequencies)
-
-
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """The results for all items, two of which are worked on at once."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(2) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _pieces(keys: Chunked) -> Iterator[pl.Series]:

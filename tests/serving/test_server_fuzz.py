@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.image_bundles import picture, write_shapes
 from tests.serving.running import SECONDS, Running, running
 from tests.text_bundles import certified
 
-BODIES = 500
+BODIES, ALL_BODIES = 500, 20_000
+MOST_GROWTH = 32 * 2**20
+"""Bytes that the server may grow by in the second half of all bodies."""
 CHAT, TEXT, V2 = "/v1/chat/completions", "/v1/completions", "/v2/models/"
 ROUTES = (
     "/predict",
@@ -109,11 +112,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield found
 
 
-def test_no_body_makes_the_server_fail(server: Running) -> None:
+@pytest.mark.parametrize("bodies", [BODIES, pytest.param(ALL_BODIES, marks=pytest.mark.acceptance)])
+def test_no_body_makes_the_server_fail_or_grow(server: Running, bodies: int) -> None:
     random_ = random.Random(20)
+    [process] = psutil.Process(server.process.pid).children()
+    half = 0
     statuses: dict[int, int] = {}
     with httpx.Client(base_url=server.url, timeout=SECONDS) as client:
-        for number in range(BODIES):
+        for number in range(bodies):
+            if number == bodies // 2:
+                half = process.memory_info().rss
             seed = random_.randrange(len(SEEDS))
             is_fit = random_.random() < 0.5  # the route and the type are those that the body is for
             route = FITTING[seed] if is_fit else random_.choice(ROUTES)
@@ -129,5 +137,6 @@ def test_no_body_makes_the_server_fail(server: Running) -> None:
         good = client.post("/predict", json={"instances": ["good"]})
     assert good.json()["predictions"][0]["label"] == "good"
     assert {200, 400, 415} <= statuses.keys()
-    assert statuses[200] > BODIES // 20
-    assert server.process.poll() is None
+    assert statuses[200] > bodies // 20
+    assert process.memory_info().rss < half + MOST_GROWTH
+    assert process.is_running()

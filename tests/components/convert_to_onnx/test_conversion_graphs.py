@@ -15,7 +15,7 @@ from torch import nn
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import FusedOps, signature_of_texts
-from gauntlet.components.convert_to_onnx.quantization import saturating_products
+from gauntlet.components.convert_to_onnx.quantization import saturating_products, unsigned_weights
 from gauntlet.manifests.conversion import CandidateName
 from gauntlet.serving.bundle import open_session
 from gauntlet.trainer.saved_model import load_model
@@ -238,6 +238,26 @@ def test_a_signed_weight_of_more_than_7_bits_depends_on_the_class_of_cpu(
             values.flat[0] = -largest
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         assert len(saturating_products(graph)) == (products if largest > 64 else 0)
+
+
+@pytest.mark.parametrize("name", ["int8", "int8_static", "int8_per_token"])
+def test_a_graph_with_unsigned_weights_gives_the_same_answers_and_depends_on_no_cpu(
+    tmp_path: Path, graphs: dict[str, Graph], name: str
+) -> None:
+    model = onnx.load(graphs[name].path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1:
+            values = numpy_helper.to_array(tensor).copy()
+            values.flat[0] = -65  # on an AVX2-only CPU one such weight changes next to nothing
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    paths = tmp_path / f"{name}.onnx", tmp_path / "unsigned.onnx"
+    onnx.save(model, paths[0])
+    assert saturating_products(model.graph)
+    unsigned_weights(*paths)
+    assert saturating_products(onnx.load(paths[1]).graph) == []
+    batch = {"input_ids": torch.tensor([[5, 7, 6]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
+    given, unsigned = (logits_of(replace(graphs[name], path=path), batch) for path in paths)
+    np.testing.assert_allclose(unsigned, given, atol=1e-3)
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from onnx import TensorProto, helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -29,7 +33,9 @@ from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.serving.bundle import Bundle, read_info
+from gauntlet.serving.bundle import MAIN, PORTABLE, Bundle, open_model, read_info
+from gauntlet.serving.cpu import SATURATING_CLASSES, cpu_class
+from gauntlet.serving.interface import Request
 from gauntlet.serving.texts import TextInputs
 from gauntlet.serving.verification import verify
 from gauntlet.tasks.image_classification.manifest import ImageDataset, ImageTraining
@@ -38,6 +44,7 @@ from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.saved_model import load_model, read_record
 from gauntlet.trainer.splits import read_split
 from tests.conftest import LABELS
+from tests.cpu_class import run
 from tests.drawn_images import SHAPES, draw, write_pictures
 
 ELSEWHERE = ("glad", "calm", "angry")
@@ -201,6 +208,48 @@ def test_a_graph_is_bundled_with_a_certificate_that_says_what_is_not_proved(
     table = json.loads((tmp_path / "candidates").read_text())
     assert table["chosen"] == "imported"
     assert table["pytorch"]["latency_ms"] == {}
+
+
+@pytest.mark.skipif(cpu_class() in SATURATING_CLASSES, reason="needs int8 dot products")
+@pytest.mark.skipif(run.missing() is not None, reason=str(run.missing()))
+def test_a_graph_that_saturates_elsewhere_is_bundled_with_one_that_every_cpu_serves(
+    manifest: Manifest, exported: Path, tiny_splits: Path, tmp_path: Path
+) -> None:
+    quantize_dynamic(exported / "moods.onnx", exported / "moods.onnx", weight_type=QuantType.QInt8)
+    taken(manifest, "onnx", exported / "moods.onnx", tiny_splits, tmp_path)
+    section = Conversion(
+        batch_sizes=(1,), max_neighbour_difference=1.0, portable=True, objective="size"
+    )  # the longer names of the other one's tensors make it the larger one
+    bundle, candidates = tmp_path / "bundle", tmp_path / "candidates"
+    convert(section, "moods", 1, "m" * 64, tmp_path / "checkpoint", tiny_splits, bundle, candidates)
+    names = [one["name"] for one in json.loads(candidates.read_text())["candidates"]]
+    assert names == ["imported", "imported_unsigned"]
+    assert read_info(bundle).candidate == "imported"
+    certificates = [
+        json.loads((bundle / name).read_text()) for name in (MAIN.certificate, PORTABLE.certificate)
+    ]
+    assert [one["portable"] for one in certificates] == [False, True]
+    assert certificates[1]["latency_ms"]["1"]["median"] > 0
+    checks = verify(bundle)
+    assert all(check.fault is None for check in checks)
+    assert checks[-1].name == "portable"
+    assert checks[-1].found.startswith("of this portable.onnx")
+    texts = ["quiet lake", "shout rage fist glare", "smile"]
+    expected = open_model(bundle).answer(Request(texts))
+    for command, rows in (("verify", []), ("predict", texts)):
+        done = subprocess.run(
+            [sys.executable, "-m", "gauntlet.serving", command, str(bundle), *rows],
+            env=os.environ | run.environment("avx2"),
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if command == "verify":
+            assert "of this portable.onnx" in done.stdout
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for one, same in zip(found, expected, strict=True):
+        assert one["probabilities"] == pytest.approx(same.content["probabilities"], abs=0.01)
 
 
 def test_labels_that_are_given_go_before_those_of_the_configuration(

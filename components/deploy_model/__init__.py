@@ -1,0 +1,1 @@
+"""deploy-model: the new version gets the requests step by step, unless a judge finds it worse."""
