@@ -1,0 +1,80 @@
+"""The command about a model in production: compare what it was asked with what it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gauntlet.pipelines.cli.options import HERE
+from gauntlet.pipelines.terminal import borderless, console, plain, print_json, styled
+
+if TYPE_CHECKING:
+    from gauntlet.contracts.drift import DriftRecord
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=HERE)
+def monitor(
+    log: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The window: files of a request log, of one bundle.")
+    ],
+    reference: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Rows that the same bundle answered when all was well."),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Labels by event_id, of both: Parquet or CSV."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where drift.json and drift.html are written.")
+    ] = Path("drift"),
+    alpha: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="At most this share of clean windows has a change.")
+    ] = 0.001,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The smallest difference of a column that counts.")
+    ] = 0.05,
+    run_length: Annotated[
+        float, typer.Option(min=100, help="Labelled rows to a false alarm of harm, at least.")
+    ] = 1e6,
+    min_rows: Annotated[int, typer.Option(min=1, help="Answered rows that a window needs.")] = 200,
+    min_new_rows: Annotated[int, typer.Option(min=1, help="Labelled rows that a retraining needs.")] = 500,
+    min_class_rows: Annotated[int, typer.Option(min=1, help="And of each class.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print drift.json and no table.")] = False,
+) -> None:
+    """Say whether a window of the request log has drifted, whether that harms, and what to do."""
+    from gauntlet.components.detect_drift.decision import Rules
+    from gauntlet.components.detect_drift.report import drift_page
+    from gauntlet.components.detect_drift.rows import read_labels, read_rows
+    from gauntlet.components.detect_drift.run import Settings, detect
+    from gauntlet.contracts.document import write_text
+
+    given = None if labels is None else read_labels(labels)
+    known, window = read_rows(reference), read_rows(log)
+    rules = Rules(min_rows, min_new_rows, min_class_rows)
+    settings = Settings(alpha=alpha, tolerance=tolerance, run_length=run_length, rules=rules)
+    record = detect(known, window, given, settings)
+    record.write(output / "drift.json")
+    write_text(output / "drift.html", drift_page(record, known, window))
+    if as_json:
+        print_json([record.as_json()])
+        return
+    _print(record)
+    console.print(styled("[dim]{}[/]", output / "drift.html"))
+
+
+def _print(record: DriftRecord) -> None:
+    table = borderless("family", "column", "difference", "smallest detectable", "p", "p of the family")
+    for one in record.changes:
+        of_family = f"{record.families[one.family]:.2g}" + (
+            " changed" if one.family in record.changed else ""
+        )
+        detectable = "" if one.detectable is None else f"{one.detectable:.3f}"
+        cells = (one.family, one.column, f"{one.statistic} {one.effect:.3f}", detectable)
+        table.add_row(*map(plain, (*cells, f"{one.p_value:.2g}", of_family)))
+    console.print(table)
+    console.say(f"{record.outcome}: {record.reason}. {record.next_step}")
