@@ -12,15 +12,18 @@ from pathlib import Path
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from google.cloud import aiplatform_v1, cloudquotas_v1
+from google.cloud import aiplatform_v1, cloudquotas_v1, monitoring_v3, run_v2
 from google.cloud.bigquery_storage_v1 import types as bigquery_messages
 from google.cloud.logging_v2 import types as logging_messages
 from google.iam.v1 import iam_policy_pb2
+from google.longrunning import operations_pb2
 
 from tests.fakes.bigquery import BigQuery
 from tests.fakes.bucket import Bucket
+from tests.fakes.cloud_run import CloudRun
 from tests.fakes.connect_proxy import SILENT, ConnectProxy
 from tests.fakes.google_api import GoogleApi
+from tests.fakes.monitoring import MetricService
 from tests.fakes.project import CloudQuotas, Logging, Projects
 from tests.fakes.resources import Resources
 from tests.fakes.vertex_jobs import JobService
@@ -69,6 +72,7 @@ class FakeCloud:
         self.schedules = ScheduleService(self.resources, self.pipelines)
         self.bigquery = BigQuery()
         self.projects, self.quotas, self.logging = Projects(), CloudQuotas(self.LOCATION), Logging()
+        self.cloud_run, self.monitoring = CloudRun(), MetricService()
         services = {
             "MetadataService": self.metadata,
             "ModelService": self.models,
@@ -80,20 +84,34 @@ class FakeCloud:
             "CloudQuotas": self.quotas,
             "LoggingServiceV2": self.logging,
             "BigQueryRead": self.bigquery,
+            "Services": self.cloud_run,
+            "Revisions": self.cloud_run,
+            "Operations": self.cloud_run,
+            "MetricService": self.monitoring,
         }
-        messages = (aiplatform_v1, iam_policy_pb2, cloudquotas_v1, logging_messages, bigquery_messages)
-        certificate = trust.authority.issue_cert("*.googleapis.com", "*.pkg.dev")
+        messages = (
+            aiplatform_v1, iam_policy_pb2, cloudquotas_v1, logging_messages, bigquery_messages, run_v2,
+            monitoring_v3, operations_pb2,
+        )  # fmt: skip
+        certificate = trust.authority.issue_cert("*.googleapis.com", "*.pkg.dev", "*.a.run.app")
         self.api = GoogleApi(messages, services, certificate, (self.LOCATION, "global", "eu"))
-        self.web = Web(self.bucket, self.bigquery, certificate)
+        self.web = Web(self.bucket, self.bigquery, self.cloud_run, certificate)
         vertex = {
             self.LOCATION: self.api.port,
             self.LOCATION_THAT_REFUSES: CLOSED_PORT,
             self.LOCATION_THAT_IS_SILENT: SILENT,
         }
         ports = {f"{location}-aiplatform.googleapis.com": port for location, port in vertex.items()}
-        for service in ("cloudresourcemanager", "cloudquotas", "logging", "bigquerystorage"):
+        for service in (
+            "cloudresourcemanager",
+            "cloudquotas",
+            "logging",
+            "bigquerystorage",
+            "run",
+            "monitoring",
+        ):
             ports[f"{service}.googleapis.com"] = self.api.port
-        ports |= dict.fromkeys((*Web.HOSTS, Web.REPOSITORY_HOST), self.web.server_port)
+        ports |= dict.fromkeys((*Web.HOSTS, Web.REPOSITORY_HOST, "*.a.run.app"), self.web.server_port)
         # google-auth asks it, on a thread of its own, where an account may work; no answer is any place.
         ports["iamcredentials.googleapis.com"] = CLOSED_PORT
         self.proxy = ConnectProxy(ports)

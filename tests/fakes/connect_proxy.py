@@ -20,7 +20,7 @@ class ConnectProxy(ThreadingTCPServer):
     """Relays what clients send through CONNECT.
 
     Attributes:
-        ports: Where each host is led; nothing need listen there.
+        ports: Where each host is led, or all hosts below `*.DOMAIN`; nothing need listen there.
         refused: The hosts that were asked for and are not among them.
     """
 
@@ -53,7 +53,9 @@ class _Tunnel(StreamRequestHandler):
             pass
         host = target.rpartition(":")[0]
         if host not in self.server.ports:
-            self.server.refused.append(host)
+            host = f"*.{host.partition('.')[2]}"
+        if host not in self.server.ports:
+            self.server.refused.append(target.rpartition(":")[0])
             self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
             return
         port = self.server.ports[host]

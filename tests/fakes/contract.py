@@ -15,6 +15,8 @@ import proto
 REQUIRED = re.compile(r"^ +(\w+) \([^\n]*(?:\n[^\n]*)?\):\n +Required\.", re.MULTILINE)
 RESOURCE = re.compile(r"projects/[^/\s]+(?:/locations/(?P<location>[a-z0-9-]+)(?:/[a-zA-Z]+/[^/\s]+)*)?")
 NAMES = ("name", "parent", "context", "tensorboard_run", "tensorboard")
+ZERO_IS_A_VALUE = ("view",)
+"""Enumerations whose first value, which is not on the wire, means something."""
 MAKING = ("Create", "BatchCreate", "Upload", "Import")
 
 
@@ -55,4 +57,5 @@ def _missing_inside(message: proto.Message, path: str = "") -> Iterator[str]:
 
 @cache
 def _required(kind: type[proto.Message]) -> tuple[str, ...]:
-    return tuple(name for name in REQUIRED.findall(kind.__doc__ or "") if name in kind.meta.fields)
+    required = REQUIRED.findall(kind.__doc__ or "")
+    return tuple(name for name in required if name in kind.meta.fields and name not in ZERO_IS_A_VALUE)

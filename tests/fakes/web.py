@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import hashlib
 import json
 import ssl
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import trustme
 import yaml
 
 from tests.fakes.bigquery import BigQuery
 from tests.fakes.bucket import Bucket
+from tests.fakes.cloud_run import CloudRun
 
 REPOSITORY = "https://europe-west4-kfp.pkg.dev/demo/templates"
 PACKAGES = "/v1/projects/demo/locations/europe-west4/repositories/templates/packages/"
@@ -40,12 +43,14 @@ class Web(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, bucket: Bucket, bigquery: BigQuery, certificate: trustme.LeafCert) -> None:
+    def __init__(
+        self, bucket: Bucket, bigquery: BigQuery, cloud_run: CloudRun, certificate: trustme.LeafCert
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Hosts)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
         self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.bucket, self.bigquery = bucket, bigquery
+        self.bucket, self.bigquery, self.cloud_run = bucket, bigquery, cloud_run
         self.templates: dict[tuple[str, str], bytes] = {}
         self.tags: dict[tuple[str, str], str] = {}
         self.images: set[str] = set()
@@ -57,10 +62,18 @@ class Web(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def token(self) -> Answer:
+    def token(self, form: dict[str, list[str]]) -> Answer:
+        """An access token; for an assertion with an audience, an identity token."""
         if self.tokens_expired:
             refusal = {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
             return 400, json.dumps(refusal).encode()
+        parts = form.get("assertion", [""])[0].split(".")
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "==")) if len(parts) == 3 else {}
+        if "target_audience" in claims:
+            body = json.dumps({"aud": claims["target_audience"], "exp": 4102444800}).encode()
+            encoded = base64.urlsafe_b64encode(body).decode().rstrip("=")
+            head = base64.urlsafe_b64encode(b'{"alg": "RS256"}').decode().rstrip("=")
+            return 200, json.dumps({"id_token": f"{head}.{encoded}.c2ln"}).encode()
         return 200, b'{"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}'
 
     def template(self, path: str) -> Answer:
@@ -125,7 +138,12 @@ class _Hosts(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers["Host"] == "oauth2.googleapis.com":
-            self._send(*self.server.token())
+            self._send(*self.server.token(parse_qs(body.decode())))
+        elif self.headers["Host"].endswith(".a.run.app"):
+            said = self.server.cloud_run.answer(
+                self.headers["Host"], self.path, self.headers["Authorization"]
+            )
+            self._send(said[0], said[2], said[1])
         elif self.path.startswith("/bigquery/"):
             self._send(*self.server.bigquery.answer("POST", urlsplit(self.path).path, body))
         elif self.headers["Host"] == Web.REPOSITORY_HOST and self.path == "/demo/templates":
@@ -133,8 +151,10 @@ class _Hosts(BaseHTTPRequestHandler):
         else:
             self._send(403, b"{}")
 
-    def _send(self, status: int, answer: bytes) -> None:
+    def _send(self, status: int, answer: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
