@@ -11,8 +11,7 @@ from gauntlet.manifests.section import Fraction, Section
 Percent = Annotated[int, Field(ge=1, le=100)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Instances = Annotated[int, Field(ge=1)]
-Target = Literal["none", "local", "cloud_run", "vertex_endpoint"]
-TARGETS: tuple[Target, ...] = ("local", "cloud_run", "vertex_endpoint")
+Target = Literal["none", "local", "cloud_run"]
 
 
 def _require_order(least: int, most: int, what: str) -> None:
@@ -63,21 +62,6 @@ class CloudRunTarget(Section):
         return self
 
 
-class VertexEndpointTarget(Section):
-    """The machines of a model that is deployed to a Vertex endpoint; a dedicated one can stream answers."""
-
-    machine_type: str = Field("n2-standard-4", pattern=r"^[a-z0-9-]+$")
-    min_replicas: Instances = 1
-    max_replicas: Instances = 1
-    dedicated: bool = True
-    service_account: str | None = Field(None, min_length=3)
-
-    @model_validator(mode="after")
-    def _has_replicas(self) -> Self:
-        _require_order(self.min_replicas, self.max_replicas, "replicas")
-        return self
-
-
 class DeploymentSection(Section):
     """Section of deploy-model. With target `none` the pipeline has no such step.
 
@@ -95,7 +79,7 @@ class DeploymentSection(Section):
         shadow_share: The share of the other version's requests that the new one answers too, for comparison.
         error_ceiling: The share of errors among at least 20 requests that ends a rollout at once.
         project, region: Of a target on Google Cloud, if the registry is not there.
-        service: The name of the service or endpoint; by default the manifest's name.
+        service: The name of the service; by default the manifest's name.
     """
 
     target: Target = "none"
@@ -115,7 +99,6 @@ class DeploymentSection(Section):
     service: str | None = Field(None, pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=49)
     local: LocalTarget = LocalTarget()
     cloud_run: CloudRunTarget = CloudRunTarget()
-    vertex_endpoint: VertexEndpointTarget = VertexEndpointTarget()
 
     @model_validator(mode="after")
     def _can_finish(self) -> Self:

@@ -33,22 +33,14 @@ from gauntlet.backends.deployment import (
     Service,
     Shadow,
 )
+from gauntlet.backends.rollouts import home_folder
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 FOLDER, ADMIN_SOCKET, LOCK_FILE, LOG_FILE, BUNDLES = "gateway", "admin.sock", "lock", "gateway.log", "bundles"
 GATEWAY = "gauntlet.serving.revisions"
 START_SECONDS, ADMIN_SECONDS, ASK_SECONDS = 60.0, 60.0, 100.0
 POLL_SECONDS = 0.05
-SQLITE = "sqlite:///"
 CONFLICT, REFUSED, STARTING = 409, 400, 503
-
-
-def home_folder(registry_uri: str) -> Path:
-    """GAUNTLET_HOME; in a step that is not told, the folder of the registry's database."""
-    home = os.environ.get("GAUNTLET_HOME")
-    if home is None and registry_uri.startswith(SQLITE):
-        return Path(registry_uri.removeprefix(SQLITE)).parent
-    return Path(home or ".gauntlet").absolute()
 
 
 class NoGateway(GauntletError):

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from gauntlet.backends.deployment import Answer
-from gauntlet.serving.bundle import open_model, read_info
+from gauntlet.serving.bundle import GOLDEN_FILE, open_model, read_info
 from gauntlet.serving.verification import (
     FP32_DIFFERENCE,
-    GOLDEN_FILE,
     SMOKE_TEXTS,
     UNPROVED_NEIGHBOUR_DIFFERENCE,
 )

@@ -54,7 +54,7 @@ def test_sections_that_cannot_finish_are_refused() -> None:
 
 
 def test_an_unknown_target_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="found 'heroku', expected one of local, cloud_run, vertex_endpoint"):
+    with pytest.raises(UsageError, match="found 'heroku', expected one of local, cloud_run"):
         factory.open_deployment("heroku", "emotion", "sqlite:////tmp/x.db", {})
 
 
