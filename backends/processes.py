@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
 PLATFORM_VARIABLE = "GAUNTLET_PLATFORM"
 """Compiling for Kubeflow sets this and the two below in the environment of its pods."""
@@ -14,6 +16,7 @@ STATES_VARIABLE = "GAUNTLET_STATES"
 TOKENS_VARIABLE = "GAUNTLET_TOKEN_CACHE"
 """The folder for token ids of splits, which trainings on one machine share."""
 
+SQLITE = "sqlite:///"
 SIGNAL_OFFSET = 128
 """A shell exits with this plus the signal's number when a signal ended its command."""
 
@@ -28,3 +31,11 @@ def how_ended(code: int) -> str:
     if number == signal.SIGKILL:
         return f"was ended by {name}, which the system sends when memory runs out, but others can send it too"
     return f"was ended by {name}"
+
+
+def home_folder(registry_uri: str) -> Path:
+    """`GAUNTLET_HOME`; in a step that is not told, the folder of the registry's database."""
+    home = os.environ.get("GAUNTLET_HOME")
+    if home is None and registry_uri.startswith(SQLITE):
+        return Path(registry_uri.removeprefix(SQLITE)).parent
+    return Path(home or ".gauntlet").absolute()

@@ -18,12 +18,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from gauntlet.backends.deployment import ConflictError
+from gauntlet.backends.processes import home_folder
 from gauntlet.contracts.document import parse_json
 from gauntlet.contracts.rollout import FORMAT, DeploymentRecord
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 FOLDER = "deployments"
-VERTEX, SQLITE = "vertex://", "sqlite:///"
+VERTEX = "vertex://"
 
 
 class Records(ABC):
@@ -165,11 +166,3 @@ def open_records(name: str, registry_uri: str) -> Records:
             uri = f"{location.staging.rstrip('/')}/{FOLDER}/{name}.json"
             return BucketRecords(location.project, uri)
     return FileRecords(home_folder(registry_uri) / FOLDER / f"{name}.json")
-
-
-def home_folder(registry_uri: str) -> Path:
-    """`GAUNTLET_HOME`; in a step that is not told, the folder of the registry's database."""
-    home = os.environ.get("GAUNTLET_HOME")
-    if home is None and registry_uri.startswith(SQLITE):
-        return Path(registry_uri.removeprefix(SQLITE)).parent
-    return Path(home or ".gauntlet").absolute()

@@ -33,7 +33,7 @@ from gauntlet.backends.deployment import (
     Service,
     Shadow,
 )
-from gauntlet.backends.rollouts import home_folder
+from gauntlet.backends.processes import home_folder
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 FOLDER, ADMIN_SOCKET, LOCK_FILE, LOG_FILE, BUNDLES = "gateway", "admin.sock", "lock", "gateway.log", "bundles"
