@@ -122,11 +122,9 @@ def _target(
     if asked is not None:
         return with_number(name, versions, asked)
     rollout = record.rollout if record else None
-    champion = with_alias(versions, CHAMPION)
     if rollout is not None and rollout.previous_version:
-        is_going_on = rollout.phase not in ENDED
-        is_champion = champion is not None and champion.version == rollout.version
-        if is_going_on or (rollout.phase == "done" and is_champion):
+        serves = rollout.phase == "done" and _serves(deployment, rollout.version)
+        if serves or rollout.phase not in ENDED:
             return with_number(name, versions, rollout.previous_version)
     previous = with_alias(versions, PREVIOUS)
     if previous is None or (rollout is not None and rollout.phase == "rolled back"):
@@ -135,6 +133,12 @@ def _target(
             f"`gauntlet rollback {name} --to VERSION`; `gauntlet registry {name}` lists them."
         )
     return previous
+
+
+def _serves(deployment: Deployment, version: str) -> bool:
+    """Whether a version has requests."""
+    service = deployment.service()
+    return service is not None and any(one.version == version and one.weight for one in service.revisions)
 
 
 def _serving(deployment: Deployment) -> str:

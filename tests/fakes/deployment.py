@@ -138,7 +138,8 @@ class MemoryDeployment(Deployment):
             found = Revision(identity, release.version, release.bundle_sha256, "starting", 0, since)
             self.revisions[identity] = found
             self.started[identity] = self.clock.seconds
-        return found
+        self._settle()
+        return self.revisions[identity]
 
     def ask(self, revision: str, body: bytes) -> Answer:
         self._called("ask")

@@ -20,7 +20,7 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.pipelines.cli import main
 from gauntlet.pipelines.training import steps_of, training_pipeline
-from tests.fakes.deployment import MemoryDeployment
+from tests.fakes.deployment import Behaviour, MemoryDeployment
 from tests.pipelines.test_promotion import MODEL, write
 
 TARGET = MemoryDeployment(MODEL)
@@ -106,6 +106,12 @@ def test_rollback_moves_alias_and_traffic_and_ends_the_rollout_that_is_going_on(
     assert "by ada: it answers nonsense. It is not tried again" in capsys.readouterr().err
     assert gauntlet("rollback", MODEL) == 2
     assert "version 1 has 100 %" in capsys.readouterr().err
+    # A version that is deployed and not champion: the one that served before it gets the requests back.
+    engine.deploy(release_of(version), again=True)
+    assert {one.version: one.weight for one in TARGET.revisions.values()} == {"2": 100}
+    TARGET.behaviours[champion.tags["bundle_sha256"]] = Behaviour(seconds_to_start=0)  # no clock runs here
+    assert gauntlet("rollback", MODEL) == 0
+    assert {one.version: one.weight for one in TARGET.revisions.values()} == {"1": 100, "2": 0}
     Path(records.place).write_text("{ broken")
     assert gauntlet("rollback", MODEL, "--to", "2") == 0
     assert {one.version: one.weight for one in TARGET.revisions.values()} == {"1": 0, "2": 100}
