@@ -23,12 +23,12 @@ import httptools
 import msgspec
 
 COUNTED_HEADER, LABELS_HEADER = b"x-gauntlet-counted", b"x-gauntlet-labels"
-REVISION_HEADER, KEY_HEADER = b"x-gauntlet-revision", b"x-gauntlet-key"
+REVISION_HEADER, KEY_HEADER, ARM_HEADER = b"x-gauntlet-revision", b"x-gauntlet-key", b"x-gauntlet-arm"
 BOUNDS_MS = (*(round(0.25 * 2 ** (step / 4), 3) for step in range(73)), math.inf)
 """Upper bounds of the histogram of latencies, 19 % apart, up to 65 s."""
 NOT_PASSED_ON = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"te", b"trailer", b"upgrade",
-     b"expect", b"content-length", REVISION_HEADER, COUNTED_HEADER)
+     b"expect", b"content-length", REVISION_HEADER, COUNTED_HEADER, ARM_HEADER)
 )  # fmt: skip
 STARTED_PROBES = (b"/livez", b"/v2/health/live")
 READY_PROBES = (b"/startupz", b"/readyz", b"/health", b"/v2/health/ready")
@@ -52,6 +52,8 @@ REASONS = {
     413: "Content Too Large", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
     502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout", 507: "Insufficient Storage",
 }  # fmt: skip
+
+SHADOW_ARM = b"shadow"
 
 State = Literal["starting", "ready", "failed", "draining"]
 
@@ -145,7 +147,7 @@ class Target:
     """A revision as requests see it: the Unix socket of its server, and connections to it that are free."""
 
     def __init__(self, revision: str, path: str) -> None:
-        self.id, self.path = revision, path
+        self.id, self.path, self.arm = revision, path, revision.encode()
         self.state: State = "starting"
         self.was_ready = False
         self.active = 0
@@ -202,9 +204,10 @@ class Request:
                 return value
         return None
 
-    def encoded(self) -> bytes:
-        """What is sent to a server."""
+    def encoded(self, arm: bytes) -> bytes:
+        """The bytes for a server. `arm` is the request's arm in the server's request log."""
         lines = [self.method, b" ", self.url, b" HTTP/1.1\r\n", COUNTED_HEADER, b": 1\r\n"]
+        lines += (ARM_HEADER, b": ", arm, b"\r\n")
         for name, value in self.headers:
             if name not in NOT_PASSED_ON:
                 lines += (name, b": ", value, b"\r\n")
@@ -336,7 +339,8 @@ class _Upstream(asyncio.Protocol):
         """Begin an exchange."""
         self.exchange, exchange.upstream = exchange, self
         self._is_complete = self._is_refusal = False
-        self.transport.write(exchange.request.encoded())
+        arm = SHADOW_ARM if exchange.client is None else self.target.arm
+        self.transport.write(exchange.request.encoded(arm))
 
     def abandon(self) -> None:
         """Close the connection, so that the server drops the work."""
