@@ -27,7 +27,9 @@ from gauntlet.manifests.loading import load_manifest
 MANIFEST_ENDINGS = (".yaml", ".yml", ".json")
 
 
-def deploy_version(registry_uri: str, what: str, version: str | None, again: bool) -> Rollout:
+def deploy_version(
+    registry_uri: str, what: str, version: str | None, again: bool, say: Callable[[str], None]
+) -> Rollout:
     """Roll out a version, by default the champion, of a manifest or of a model that was deployed before.
 
     Raises:
@@ -50,7 +52,14 @@ def deploy_version(registry_uri: str, what: str, version: str | None, again: boo
     found = with_alias(versions, CHAMPION) if version is None else with_number(name, versions, version)
     if found is None:
         raise UsageError(f"{name}: has no champion. Promote a version first, or add --version.")
-    return deploy(registry, registry_uri, found, settings, again)
+    rollout = deploy(registry, registry_uri, found, settings, again)
+    champion = registry.champion(name)
+    if champion is not None and champion.version != found.version:
+        say(
+            f"{name}: the champion is still version {champion.version}. To move the alias too: "
+            f"`gauntlet promote {name} --version {found.version}`"
+        )
+    return rollout
 
 
 def settings_of(record: DeploymentRecord | None) -> DeploymentSection | None:

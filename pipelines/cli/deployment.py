@@ -13,7 +13,7 @@ import typer
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.pipelines.cli.options import MODELS
 from gauntlet.pipelines.home import gauntlet_home
-from gauntlet.pipelines.terminal import borderless, console, plain, print_json
+from gauntlet.pipelines.terminal import borderless, console, errors, plain, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -183,7 +183,7 @@ def _rows() -> list[dict[str, object]]:
         served = {}
     rows: list[dict[str, object]] = []
     for name in sorted({*registered, *served}):
-        record = _record(home.folder, name)
+        record = _record(name, home.registry_uri)
         targets = _revisions(name, record, home.registry_uri, name in served)
         seen: set[str] = set()
         for target, one in targets:
@@ -228,11 +228,15 @@ def _revisions(
     return found
 
 
-def _record(home: Path, name: str) -> DeploymentRecord | None:
-    from gauntlet.contracts.rollout import DeploymentRecord
+def _record(name: str, registry_uri: str) -> DeploymentRecord | None:
+    """The record of a model's rollouts; None if there is none, or it cannot be read, which is said."""
+    from gauntlet.backends.rollouts import open_records
 
-    path = home / "deployments" / f"{name}.json"
-    return DeploymentRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
+    try:
+        return open_records(name, registry_uri).read()[0]
+    except GauntletError as error:
+        errors.say(f"warning: {error}")
+        return None
 
 
 def _said(record: DeploymentRecord | None, version: str) -> str:

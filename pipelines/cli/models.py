@@ -344,7 +344,7 @@ def deploy(
     """Serve a registered version: it gets the requests step by step, and is rolled back if it is worse."""
     from gauntlet.pipelines.deployments import deploy_version
 
-    ended = deploy_version(gauntlet_home().registry_uri, what, version, again)
+    ended = deploy_version(gauntlet_home().registry_uri, what, version, again, console.say)
     console.say(f"{ended.phase}: {ended.why}")
 
 
