@@ -33,7 +33,7 @@ class Records(ABC):
     place: str
 
     def read(self) -> tuple[DeploymentRecord | None, str]:
-        """The record, None if there is none yet, and its generation, which `write` compares.
+        """The record (None before the first rollout) and its generation, which `write` compares.
 
         Raises:
             UsageError: A newer release wrote it.

@@ -50,6 +50,7 @@ from gauntlet.backends.google.deployment import (
 )
 from gauntlet.backends.google.location import valid_id, valid_label
 from gauntlet.backends.google.request_counts import Metrics, counts
+from gauntlet.manifests.deployment import CloudRunTarget
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 if TYPE_CHECKING:
@@ -88,10 +89,7 @@ class CloudRunDeployment(Deployment):
         self._id = _service_id(settings.get("service") or name)
         self._name = f"{self._parent}/services/{self._id}"
         self._image = serving_image(registry_uri, "Cloud Run")
-        self._settings = {
-            "cpu": "2", "memory": "2Gi", "min_instances": 1, "max_instances": 10, "concurrency": 16,
-            "service_account": None, **(settings.get("cloud_run") or {}),
-        }  # fmt: skip
+        self._settings = CloudRunTarget.model_validate(settings.get("cloud_run") or {})
 
     def service(self) -> Service | None:
         """The revisions that the service's traffic names, with weight or only by a tag."""
@@ -232,17 +230,17 @@ class CloudRunDeployment(Deployment):
             # Of the revision, not of the service: the service's minimum is divided by the weights, and a
             # revision with few requests would get none.
             "scaling": {
-                "min_instance_count": given["min_instances"],
-                "max_instance_count": given["max_instances"],
+                "min_instance_count": given.min_instances,
+                "max_instance_count": given.max_instances,
             },
-            "max_instance_request_concurrency": given["concurrency"],
+            "max_instance_request_concurrency": given.concurrency,
             "containers": [
                 {
                     "image": self._image,
                     "ports": [{"container_port": PORT}],
                     "env": [{"name": "AIP_STORAGE_URI", "value": release.bundle_uri}],
                     "resources": {
-                        "limits": {"cpu": given["cpu"], "memory": given["memory"]},
+                        "limits": {"cpu": given.cpu, "memory": given.memory},
                         "cpu_idle": False,
                         "startup_cpu_boost": True,
                     },
@@ -255,8 +253,8 @@ class CloudRunDeployment(Deployment):
                 }
             ],
         }
-        if given["service_account"]:
-            template["service_account"] = given["service_account"]
+        if given.service_account:
+            template["service_account"] = given.service_account
         return template
 
     # --- reading ---
