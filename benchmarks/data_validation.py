@@ -503,7 +503,7 @@ def differing(
     partners: Mapping[tuple[str, int], Mapping[int, float]],
     places: Sequence[str],
 ) -> str:
-    """Describe the first difference between rejected.csv and the expected rows; empty if there is none."""
+    """The first difference between rejected.csv and the expected rows, in words; empty if they are equal."""
     number_of = {place: number for number, place in enumerate(places)}
     found: dict[str, set[int]] = {check: set() for check in SIMILAR}
     with rejected.open(encoding="utf-8", newline="") as opened:

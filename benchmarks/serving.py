@@ -19,9 +19,9 @@ otherwise than the bundle, it is not timed. All compute with as many threads as 
    processes of the server at 80 %; the largest memory (PSS); seconds from start to the first answer.
 3. The engine of `gauntlet serve` is called in a loop without HTTP, 32 texts at once.
 
-The generator runs on the same CPUs, before all other processes where that is allowed. A load of which it sent
-1 % over 1 ms late is repeated, at most twice. With `--out` the results of each step are kept in a file there,
-and a later call goes on from it with more rounds.
+The generator runs on the same CPUs, before all other processes where that is allowed. If the
+generator sends 1 % of a load over 1 ms late, the load is repeated, at most twice. `--out` keeps the results
+of each step in a file; a later call with the same folder resumes and adds rounds.
 
 Aims, of the medians over the rounds:
 - at p99 ≤ 50 ms at least 2 times the requests/s of the best peer, at p99 ≤ 20 ms at least 1.5 times;
@@ -333,7 +333,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def answers(url: str, body: bytes) -> Any:
-    """The content of an answer, or None if there is none yet."""
+    """The content of an answer; None before it has arrived."""
     request = Request(url, body, {"content-type": "application/json"})
     with suppress(OSError, ValueError), urlopen(request, timeout=30) as response:
         return json.load(response)
@@ -672,7 +672,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prefer_the_generator() -> None:
-    """Let the generator go before the servers, where that is allowed: its lateness would count as theirs."""
+    """Raise the generator's priority where that is allowed, since its lateness counts as latency."""
     gc.freeze()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

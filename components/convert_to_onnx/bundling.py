@@ -149,7 +149,7 @@ def _certified(names: GraphFiles, result: CandidateResult, comparison: Compariso
 
 
 def _portable(winner: CandidateResult, comparison: Comparison) -> CandidateResult | None:
-    """What CPUs serve on which the winner gives other answers; None if there are none, or it is not asked."""
+    """The graph for CPUs that the winner is not portable to; None if it is portable, or none is asked."""
     beside = winner.name + UNSIGNED
     return next((one for one in admitted(comparison.candidates) if one.name == beside), None)
 

@@ -1,4 +1,4 @@
-"""Is the new version worse than the one that serves beside it? Tests that hold whenever somebody looks.
+"""The judge of a rollout: anytime-valid tests of whether a new version is worse than the one beside it.
 
 Each request goes to the new version with probability w, its share. For an event such as an error let X be
 1/w if the new version has it, -1/(1 - w) if the old one has it, and 0 else. Its mean is the difference of the

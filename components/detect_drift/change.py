@@ -44,8 +44,9 @@ class Change:
 
     Attributes:
         family: What is tested together, such as `features`.
-        statistic: What `effect` is: the largest difference of the distribution functions (KS), half the sum
-            of the differences of the shares (TV), or the distance of the mean features (MMD); 0 is none.
+        statistic: How `effect` is measured: the largest difference of the distribution functions (KS), half
+            the sum of the differences of the shares (TV), or the distance of the mean features (MMD). 0 means
+            no difference.
         p_value: Of no change; of this column alone.
     """
 
@@ -110,8 +111,8 @@ def classes_of_counts(window: Counts, reference: Counts, seed: int = SEED) -> tu
     expected = (window + reference) * window.sum() / (window.sum() + reference.sum())
     rare = expected < LEAST_EXPECTED
     ours, theirs = (np.append(one[~rare], one[rare].sum()).astype(np.int64) for one in (window, reference))
-    is_there = ours + theirs > 0
-    ours, theirs = ours[is_there], theirs[is_there]
+    occurs = ours + theirs > 0
+    ours, theirs = ours[occurs], theirs[occurs]
     found = float(_chi_square(ours, theirs))
     closed = float(chi2.sf(found, len(ours) - 1)) if len(ours) > 1 else 1.0
     return float(np.abs(shares).sum() / 2), _p_value(found, ours, theirs, _chi_square, closed, seed)
