@@ -20,11 +20,11 @@ test: lint types compiled
 mutation: $(READY)
 	$(BIN)/python -m tests.mutation
 
-# Every system through its whole DAG, with tiny settings: docs/smoke.md.
+# Every system through its whole DAG, with tiny settings: docs/how-to/smoke_test.md.
 smoke: $(READY)
 	GAUNTLET_HOME=$(VENV)/smoke $(BIN)/gauntlet smoke
 
-# The tests of what is converted and served, as on a CPU without int8 instructions: docs/conversion.md.
+# The tests of what is converted and served, as on a CPU without int8 instructions: docs/explanation/conversion.md.
 avx2: $(READY)
 	$(BIN)/python tests/cpu_class/run.py avx2 -- \
 	  $(BIN)/python -m pytest tests/components/convert_to_onnx tests/serving tests/test_cpu_class.py
@@ -68,7 +68,7 @@ compiled: $(READY)
 	diff -ru compiled $(VENV)/compiled || \
 	  { echo "stale: run 'gauntlet compile manifests/*.yaml --platform both' and commit it"; exit 1; }
 
-# Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/vertex.md says what they need.
+# Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/how-to/run_on_vertex.md says what they need.
 like-vertex: $(READY)
 	$(BIN)/python -m pytest tests/vertex_like -rs --durations=0
 

@@ -211,7 +211,7 @@ def serve(
     sample_rate: Annotated[float, _of_server("sample_rate")] = Settings.sample_rate,
     store: Annotated[Store, _of_server("store")] = "features",
 ) -> None:
-    """Answer over HTTP with one or several bundles: docs/serving.md."""
+    """Answer over HTTP with one or several bundles: docs/how-to/serve.md."""
     settings = Settings(
         host=host, port=port, batching=batching, shape=shape, timeout=timeout, batch_tokens=batch_tokens,
         queue_tokens=queue_tokens, queue_mb=queue_mb, max_body_mb=max_body_mb,
