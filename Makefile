@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test mutation smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
+.PHONY: run test docs mutation smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
 
-test: lint types compiled
+test: lint types compiled docs
 	$(BIN)/gauntlet check
 	# Two at a time, file by file, since fixtures are made once per file, the longest files first; OpenMP threads
 	# sleep while they wait, as they share the CPUs.
@@ -68,6 +68,10 @@ compiled: $(READY)
 	diff -ru compiled $(VENV)/compiled || \
 	  { echo "stale: run 'gauntlet compile manifests/*.yaml --platform both' and commit it"; exit 1; }
 
+# The site of the documentation, in site/. A broken link or anchor is a failure.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/how-to/run_on_vertex.md says what they need.
 like-vertex: $(READY)
 	$(BIN)/python -m pytest tests/vertex_like -rs --durations=0
@@ -124,4 +128,4 @@ base-images:
 	done
 
 clean:
-	rm -rf $(VENV) .gauntlet build *.egg-info serving/build serving/*.egg-info
+	rm -rf $(VENV) .gauntlet build site *.egg-info serving/build serving/*.egg-info
