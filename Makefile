@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test docs mutation smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
+.PHONY: run test docs docs-test mutation smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
@@ -71,6 +71,11 @@ compiled: $(READY)
 # The site of the documentation, in site/. A broken link or anchor is a failure.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/run_commands.py --list
+
+# The commands of tutorials and how-to pages, word by word in a fresh clone; PAGES are some of them.
+docs-test: $(READY)
+	$(BIN)/python docs/run_commands.py $(PAGES)
 
 # Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/how-to/run_on_vertex.md says what they need.
 like-vertex: $(READY)
@@ -82,7 +87,7 @@ fuzz: $(READY)
 
 # Minutes long, or in need of data: DATA is a folder with emotion/train.txt and validation.txt, and
 # fashion-mnist with the four idx files.
-acceptance: $(READY)
+acceptance: $(READY) docs-test
 	$(BIN)/python -m pytest -m acceptance $(if $(DATA),--data=$(DATA))
 
 # Every version and its hashes, from pyproject.toml; `make lock UPGRADE=--upgrade` moves to newer versions. torch's CPU
