@@ -26,6 +26,8 @@ class Tolerance(Section):
         errors: Of the requests, the share that may fail in addition.
         refusals: The share that may be refused with 429, 503 or 504 in addition.
         latency: How many times as long an answer may take.
+        latency_ms: So many milliseconds longer it may take in any case: a server that gets few requests is
+            slower by about a millisecond than the same server with many, whose caches are warm.
         slow: The share of answers that may take longer than that in addition.
         labels: How much the share of any predicted label may differ.
         shadow: The share of requests that both versions answer which may get another label.
@@ -34,6 +36,7 @@ class Tolerance(Section):
     errors: float = Field(0.01, ge=0, lt=1)
     refusals: float = Field(0.01, ge=0, lt=1)
     latency: float = Field(1.25, ge=1)
+    latency_ms: float = Field(2.0, ge=0)
     slow: float = Field(0.02, ge=0, lt=1)
     labels: float = Field(0.1, ge=0, lt=1)
     shadow: float = Field(0.05, gt=0, lt=1)
