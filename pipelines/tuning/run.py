@@ -271,7 +271,7 @@ def _run_trials(
                     f"{trial.shown_score(job.metric):.4f}  {values}  {trial.seconds / 60:.1f} min"
                 )
                 is_best = trial == best_trial(trials)
-                console.say(styled("{}  [green](best)[/]", line) if is_best else line)
+                console.progress(styled("{}  [green](best)[/]", line) if is_best else line)
 
     _work(job, min(tuning.jobs, left), logs, lock, look, tuning.file.resolve().parent)
 
