@@ -7,7 +7,16 @@ from datetime import datetime
 import numpy as np
 
 from gauntlet.components.compare_variants.outcomes import Assigned, Observed
-from gauntlet.components.compare_variants.sequence import LEAST, Bools, Bounds, Floats, interval, looks, sums
+from gauntlet.components.compare_variants.sequence import (
+    LEAST,
+    Bools,
+    Bounds,
+    Floats,
+    Sums,
+    interval,
+    looks,
+    sums,
+)
 from gauntlet.components.deploy_model.judge import RATIO_ALPHA, log_split_mismatch
 from gauntlet.contracts.experiment import Analysis, Arm, Decision, Experiment, Point
 
@@ -58,6 +67,19 @@ def analyse(experiment: Experiment, assigned: Assigned, observed: Observed, now:
         winner=winner,
         why=why,
     )
+
+
+def widest(experiment: Experiment) -> float | None:
+    """Half of the interval at the largest number of units, for values that vary as much as they can.
+
+    None for a metric without bounds.
+    """
+    bounds, most = bounds_of(experiment), experiment.maximum_n
+    if not bounds.are_finite:
+        return None
+    squares = np.full(most, 0.25 / (bounds.share * (1 - bounds.share))).cumsum()
+    found = Sums(np.zeros(most), squares)
+    return float(interval(found, np.array([most]), bounds, experiment.alpha, most)[1][0])
 
 
 def largest_mismatch(is_second: Bools, share: float) -> float:

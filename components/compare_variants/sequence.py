@@ -137,7 +137,7 @@ def gamma_exponential_bound(variance: Floats, rho: float, scale: float, alpha: f
         middle = (low + high) / 2
         is_under = log_gamma_exponential(middle, variance, rho, scale) < limit
         low, high = np.where(is_under, middle, low), np.where(is_under, high, middle)
-    return high
+    return np.asarray(high)
 
 
 def looks(units: int, most: int) -> Sequence[int]:
