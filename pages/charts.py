@@ -135,9 +135,12 @@ def band(
     later = points[len(points) // 4 :]
     reach = 1.2 * max(margin, *(abs(edge) for _, _, low, high in later for edge in (low, high)))
 
+    def within(ys: Iterable[float]) -> list[float]:  # a page does not clip what is drawn outside
+        return [min(max(y, -reach), reach) for y in ys]
+
     def draw(axes: Axes) -> None:
-        axes.fill_between(xs, lows, highs, color=COLOURS["accent"], alpha=0.18, linewidth=0)
-        axes.plot(xs, values, color=COLOURS["accent"], linewidth=2)
+        axes.fill_between(xs, within(lows), within(highs), color=COLOURS["accent"], alpha=0.18, linewidth=0)
+        axes.plot(xs, within(values), color=COLOURS["accent"], linewidth=2)
         axes.axhline(0, color=COLOURS["soft"], linewidth=1)
         for edge in (-margin, margin):
             axes.axhline(edge, color=COLOURS["second"], linestyle=(0, (4, 3)), linewidth=1.25)
@@ -145,7 +148,7 @@ def band(
         _ticks(axes, xs)
         for x, value, low, high in points[:: max(1, len(points) // MOST_DOTS)]:
             shown = f"{x:,.0f}: {general(value)}, {general(low)} to {general(high)}"
-            axes.plot(x, value, "o", color=COLOURS["accent"], markersize=4, gid=TITLE + shown)
+            axes.plot(x, *within([value]), "o", color=COLOURS["accent"], markersize=4, gid=TITLE + shown)
 
     last = points[-1]
     described = f"{general(last[1])}, {general(last[2])} to {general(last[3])} after {last[0]:,.0f}"

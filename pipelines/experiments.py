@@ -125,7 +125,9 @@ class Experiments:
         return experiment
 
     def look(self, outcomes: Path | None) -> Looked:
-        """What the test that is going on, or was the last, says now. With outcomes, the record keeps it.
+        """What the test that is going on, or was the last, says now.
+
+        With outcomes, the record keeps what they say; without, that is what they said last.
 
         Raises:
             UsageError: There was no test, or there is no such file of outcomes.
@@ -136,7 +138,7 @@ class Experiments:
         assigned = read_assigned(self._assignments(experiment), experiment)
         now = self.clock.now()
         if outcomes is None:
-            found = analyse(experiment, assigned, no_outcomes(), now)
+            found = _with_kept(analyse(experiment, assigned, no_outcomes(), now), experiment.analysis)
         else:
             observed = observe(assigned, read_outcomes(outcomes, experiment), experiment, now)
             found = analyse(experiment, assigned, observed, now)
@@ -314,6 +316,17 @@ class Experiments:
 
     def _assignments(self, experiment: Experiment) -> Path:
         return LocalGateway(home_folder(self.registry_uri)).assignments(experiment.id)
+
+
+def _with_kept(found: Analysis, kept: Analysis | None) -> Analysis:
+    """An analysis without outcomes, with what an earlier one said of outcomes."""
+    if kept is None or found.decision == "mismatch":
+        return found
+    arms = tuple(
+        new.model_copy(update={"observed": old.observed, "mean": old.mean})
+        for new, old in zip(found.arms, kept.arms, strict=True)
+    )
+    return kept.model_copy(update={"arms": arms, "without_key": found.without_key})
 
 
 def _assigns(service: Service | None, experiment: Experiment) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from gauntlet.components.deploy_model.judge import RATIO_ALPHA
 from gauntlet.contracts.experiment import Analysis, Arm, Experiment
 from gauntlet.pages.charts import band
-from gauntlet.pages.formatting import count, general, percent, signed_general
+from gauntlet.pages.formatting import count, general, moment, percent, signed_general
 from gauntlet.pages.page import Masthead, Section, Tile, partial, render
 
 TONES = {"winner": "good", "no difference": "idle", "inconclusive": "warn", "mismatch": "bad"}
@@ -39,11 +41,15 @@ def ab_page(model: str, experiment: Experiment, analysis: Analysis) -> str:
         "metric": f"{experiment.metric} ({experiment.type}), {experiment.better} is better",
         "alpha": general(experiment.alpha),
         "minimal effect": general(experiment.minimal_effect),
-        "started": experiment.started[:16],
-        "seen": analysis.at[:16],
+        "started": moment(datetime.fromisoformat(experiment.started)),
+        "seen": moment(datetime.fromisoformat(analysis.at)),
     }
     if experiment.ended:
-        facts |= {"ended": experiment.ended[:16], "by": experiment.by, "why": experiment.why}
+        facts |= {
+            "ended": moment(datetime.fromisoformat(experiment.ended)),
+            "by": experiment.by,
+            "why": experiment.why,
+        }
     masthead = Masthead(
         model,
         "A/B test",
@@ -88,7 +94,7 @@ def _interval(experiment: Experiment, analysis: Analysis) -> Section:
         guarantee=guarantee_of(experiment),
     )
     state = (analysis.decision, TONES.get(analysis.decision, "idle"))
-    return Section("interval", "The interval over time", body, state=state)
+    return Section("interval", "The interval over the units", body, state=state)
 
 
 def _arms(experiment: Experiment, analysis: Analysis) -> Section:

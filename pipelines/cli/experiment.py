@@ -215,10 +215,14 @@ def _print(model: str, looked: Looked) -> None:
     if analysis.waiting:
         console.say(f"{analysis.waiting} units wait for the end of their window")
     if experiment.state == "stopped":
-        ended = f"ended at {experiment.ended[:16]} UTC by {experiment.by}: {experiment.why}"
+        ended = f"ended at {_minute(experiment.ended)} UTC by {experiment.by}: {experiment.why}"
     elif looked.is_assigning:
-        ended = f"is going on since {experiment.started[:16]} UTC"
+        ended = f"is going on since {_minute(experiment.started)} UTC"
     else:
         ended = "does not assign requests any more: end it with `gauntlet ab stop`"
     console.say(f"{model}: A/B test {experiment.id} of {experiment.metric} {ended}")
     console.say(f"{analysis.decision}: {analysis.why}")
+
+
+def _minute(at: str) -> str:
+    return at[:16].replace("T", " ")
