@@ -115,7 +115,9 @@ class Experiments:
             started=now.isoformat(timespec="seconds"),
             **plan,
         )
-        generation = self.records.write(record.model_copy(update={"experiment": experiment}), generation)
+        settings = record.settings or _dumped(DeploymentSection(target=TARGET))  # a rollback needs them
+        record = record.model_copy(update={"settings": settings, "experiment": experiment})
+        generation = self.records.write(record, generation)
         control = first.revision if experiment.without_key == "control" else ""
         assignment = Assignment(experiment.id, experiment.salt, experiment.key_header, control)
         weights = {one.revision: one.share for one in experiment.variants}
@@ -165,7 +167,7 @@ class Experiments:
         deployment = self._deployment(record)
         if experiment.state == "stopped" and not _assigns(deployment.service(), experiment):
             raise UsageError(
-                f"{self.name}: no A/B test is going on; the last ended at {experiment.ended[:16]} UTC."
+                f"{self.name}: no A/B test is going on; the last one ended at {experiment.ended[:19]} UTC."
             )
         named = experiment.variant(winner or experiment.variants[0].name)
         if named is None:
@@ -311,11 +313,14 @@ class Experiments:
             raise UsageError(
                 f"{self.name}: found the target {settings.target}, expected {TARGET}, where A/B tests run."
             )
-        content = settings.model_dump(mode="json", exclude_none=True)
-        return open_deployment(TARGET, self.name, self.registry_uri, content)
+        return open_deployment(TARGET, self.name, self.registry_uri, _dumped(settings))
 
     def _assignments(self, experiment: Experiment) -> Path:
         return LocalGateway(home_folder(self.registry_uri)).assignments(experiment.id)
+
+
+def _dumped(settings: DeploymentSection) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude_none=True)
 
 
 def _with_kept(found: Analysis, kept: Analysis | None) -> Analysis:
