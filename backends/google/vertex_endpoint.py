@@ -97,6 +97,7 @@ class VertexEndpointDeployment(Deployment):
         self._registry = VertexLocation.of(registry_uri, "registry URI")
         self._id = service_id(settings.get("service") or name)
         self._settings = VertexEndpointTarget.model_validate(settings.get("vertex_endpoint") or {})
+        self._require_accelerator()
 
     def service(self) -> Service | None:
         """The deployed models of the endpoint, and those that are being deployed."""
@@ -225,6 +226,16 @@ class VertexEndpointDeployment(Deployment):
             self._undeploy(found.main.name, revision)
             for id_ in {revision} | (self._weighted(found) & set(found.staging)):
                 self._remove(found.staging.get(id_), id_)
+
+    def _require_accelerator(self) -> None:
+        from google.cloud.aiplatform_v1.types import AcceleratorType
+
+        given, known = self._settings.accelerator_type, [each.name for each in AcceleratorType if each.value]
+        if given is not None and given not in known:
+            raise UsageError(
+                f"deployment.vertex_endpoint.accelerator_type: found {given!r}, expected one of "
+                f"{', '.join(known)}."
+            )
 
     # --- reading ---
 

@@ -271,6 +271,11 @@ def test_a_version_without_a_container_cannot_be_deployed() -> None:
         VertexEndpointDeployment("emotion", "vertex://demo/europe-west4?staging=gs://bucket/models", {})
 
 
+def test_an_accelerator_that_does_not_exist_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(UsageError, match=r"accelerator_type: found 'A100', expected one of .*NVIDIA_L4"):
+        target(vertex_endpoint={"accelerator_type": "A100", "accelerator_count": 1})
+
+
 def test_a_quota_and_a_permission_are_explained(cloud: FakeCloud) -> None:
     deployment = both()
     etag = serving(deployment).etag
