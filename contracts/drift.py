@@ -48,7 +48,9 @@ class Harm(Document):
 
     Attributes:
         labelled: Rows of the window with a label; `by_class` counts them.
-        promised: The bound that the error must not exceed.
+        errors: How many of them are wrong.
+        loss: The mean loss of these rows; see `Promise.loss` for what it measures.
+        promised: The bound that the mean loss must not exceed.
         run_length: At least so many labelled rows are expected between two false alarms.
         largest: The largest value of the e-detector: harm is proven at `run_length`.
         since: The id of the event from which on the errors speak most against the promise.
@@ -57,6 +59,8 @@ class Harm(Document):
     labelled: int
     by_class: Mapping[str, int]
     errors: int
+    loss: float | None = None
+    measured: Literal["wrong", "distance"] = "wrong"
     promised: float
     run_length: float
     largest: float
@@ -154,10 +158,12 @@ class RandomFeatures(Document):
     Attributes:
         seed: Of the frequencies, which are among the arrays: NumPy may draw others in another release.
         bandwidth: Of the Gaussian kernel: the median distance of some rows.
+        rows: How many rows the mean is of.
     """
 
     seed: int
     bandwidth: float
+    rows: int
 
 
 class Baseline(Document):
@@ -176,8 +182,9 @@ class Baseline(Document):
         promise: None if the rows have no label that the column `predicted` could be compared with.
         calibration: None if the rows have no probabilities that sum to 1, or no label.
         random_features: None if the rows have no probabilities, or they hardly differ.
-        log_schema: The `schema_version` of the request log whose columns these are: how features are computed.
-        model_sha256, tokenizer_sha256: Of the files of the bundle that the rows went through.
+        log_schema: The `schema_version` of the request log: how its columns are computed.
+        model_sha256, tokenizer_sha256: Of the files of the bundle that the rows went through; None of rows
+            that were read from a log.
     """
 
     written_by: ClassVar[str] = "convert-to-onnx"
@@ -194,7 +201,7 @@ class Baseline(Document):
     calibration: Calibration | None = None
     random_features: RandomFeatures | None = None
     log_schema: int
-    model_sha256: str
+    model_sha256: str | None = None
     tokenizer_sha256: str | None = None
     format: int = BASELINE_FORMAT
 
