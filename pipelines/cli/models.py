@@ -217,7 +217,7 @@ def serve(
     sample_rate: Annotated[float, _of_server("sample_rate")] = Settings.sample_rate,
     store: Annotated[Store, _of_server("store")] = "features",
 ) -> None:
-    """Answer over HTTP with one or several bundles: docs/serving.md.
+    """Answer over HTTP with one or several bundles: docs/how-to/serve.md.
 
     Example: `gauntlet serve --model tickets --port 8080`
     """

@@ -46,7 +46,9 @@ COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow", "limited": "ye
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's ID, `latest`, or projects/…/pipelineJobs/….")
 ]
-SchedulesFile = Annotated[Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/vertex.md.")]
+SchedulesFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/how-to/run_on_vertex.md.")
+]
 
 
 @app.command(rich_help_panel=CLOUD)

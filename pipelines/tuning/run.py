@@ -123,7 +123,7 @@ def search_space(manifest: Manifest, file: Path) -> Search:
     key = "training.search"
     if training.search is None:
         expected = "the keys to tune, such as {learning_rate: {low: 5.0e-5, high: 5.0e-4, log: true}}"
-        raise ManifestError([Fault(str(file), key, "nothing", expected, "See docs/tuning.md.")])
+        raise ManifestError([Fault(str(file), key, "nothing", expected, "See docs/how-to/tune.md.")])
     if unread := training.unread_dimensions:
         expected = "keys that training reads with its other settings"
         raise ManifestError([Fault(str(file), key, ", ".join(unread), expected, "Leave them out.")])
