@@ -88,13 +88,13 @@ def read_assigned(file: Path, experiment: Experiment) -> Assigned:
         except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
             cause = str(error).splitlines()[0]
             raise DataError(f"{file}: cannot be read: {cause}. The gateway writes this file.") from None
-    first, second = experiment.variants
+    control, other = experiment.variants
     revisions = table["revision"].combine_chunks()
-    is_in_test = pc.is_in(revisions, value_set=pa.array([first.revision, second.revision]))
+    is_in_test = pc.is_in(revisions, value_set=pa.array([control.revision, other.revision]))
     own = table.filter(is_in_test)
     own = own.take(_codes(own["request_id"])[1]).combine_chunks()
     units, first = _codes(pc.if_else(pc.equal(own["unit"], ""), own["request_id"], own["unit"]))
-    is_second = pc.equal(own["revision"], second.revision).to_numpy()
+    is_second = pc.equal(own["revision"], other.revision).to_numpy()
     return Assigned(
         requests=own["request_id"].combine_chunks(),
         times=own["time"].cast(pa.int64()).to_numpy() / MICROSECONDS,
