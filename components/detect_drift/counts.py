@@ -46,13 +46,16 @@ class Seen:
 
     def are_new(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Which are seen for the first time, (N,)."""
-        found = np.zeros(len(hashes), dtype=np.bool_)
-        found[np.unique(hashes, return_index=True)[1]] = True
+        order = np.argsort(hashes)
+        ordered = hashes[order]
+        are_new = np.diff(ordered, prepend=~ordered[:1]) != 0
         for known in (self._recent, self._older):
             if len(known):
-                places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-                found &= known[places] != hashes
-        self._recent = np.sort(np.concatenate([self._recent, hashes[found]]))
+                places = np.minimum(np.searchsorted(known, ordered), len(known) - 1)
+                are_new &= known[places] != ordered
+        found = np.empty(len(hashes), dtype=np.bool_)
+        found[order] = are_new
+        self._recent = np.sort(np.concatenate([self._recent, ordered[are_new]]))
         if len(self._recent) >= KNOWN_IDS:
             self._older, self._recent = self._recent, np.empty(0, dtype=np.uint64)
         return found
