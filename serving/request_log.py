@@ -1,8 +1,8 @@
 """The request log: a row for each instance that was asked for, sampled, in files by model and hour.
 
-`COLUMNS` says what a row has; docs/serving.md describes where files lie. A thread of its own makes the rows
-and writes them, so that no request waits: what does not fit into its queue is dropped and counted. A file is
-written under another name and put in place when it is whole; to a bucket it is one upload.
+`COLUMNS` says what a row has; docs/how-to/serve.md describes where files lie. A thread of its own makes the
+rows and writes them, so that no request waits: what does not fit into its queue is dropped and counted. A
+file is written under another name and put in place when it is whole; to a bucket it is one upload.
 
 Files are Parquet where pyarrow is installed, else lines of JSON compressed by gzip: pyarrow takes 156 MB, as
 much as all else that `gauntlet-serving` needs. Both have the same columns.
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
-import secrets
 import socket
 import sys
 import threading
@@ -69,23 +67,12 @@ COLUMNS: Mapping[str, str] = {
     "output": "string",  # the answer of a language model
 }
 FEATURE = "feature_"
-EVENT = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 MOST_ROWS, MOST_BYTES = 20_000, 64 * 2**20
 """Rows that may wait to be written, and their bytes; more are counted and dropped."""
 GATHER_SECONDS = 0.25
 PART_SECONDS, PART_ROWS, CHUNK_ROWS = 60.0, 10_000, 256
 """How long rows wait for a file to be whole, and how many it has; so many are encoded at once."""
 TRIES = 3
-
-
-def event_of(given: str | None) -> str:
-    """The id of a request: the client's own, or a new one that sorts by time (UUID version 7)."""
-    if given is not None and EVENT.fullmatch(given):
-        return given
-    milliseconds, noise = time.time_ns() // 1_000_000, secrets.randbits(74)
-    number = milliseconds << 80 | 7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (2**62 - 1)
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def keyed_hash(key: str, text: str, size: int = 16) -> bytes:
