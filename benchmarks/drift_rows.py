@@ -4,8 +4,8 @@
 
 For each number of rows, parts of a request log are drawn into a folder that is deleted afterwards: four
 columns of numbers, beside what every row has (an id, a time, a client …), and with `--classes 6` as many
-probabilities. A process of its own counts them against a reference of 2,000 rows. Rows per second are of CPU time, of all
-threads; the memory is the process's peak above that after the reference was compared with itself.
+probabilities. A process of its own counts them against a reference of 2,000 rows. Rows per second are of the
+CPU time of all threads; the memory is the process's peak above that before the window.
 """
 
 from __future__ import annotations
