@@ -139,11 +139,9 @@ def registered_reference(model: str, bundle: str, registry_uri: str) -> Referenc
         UsageError: No version has that bundle.
         BundleError, DataError: As `bundle_reference`.
     """
-    found = [
-        version
-        for version in open_registry(registry_uri).versions(model)
-        if version.tags.get(BUNDLE_TAG, "").startswith(bundle)
-    ]
+    store = open_registry(registry_uri)
+    versions = store.versions(model) if model in store.names() else ()
+    found = [version for version in versions if version.tags.get(BUNDLE_TAG, "").startswith(bundle)]
     if not found:
         raise UsageError(
             f"{model}: no registered version has the bundle {bundle}, which the log names. Name the bundle's "
