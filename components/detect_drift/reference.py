@@ -54,6 +54,7 @@ FEWEST_LABELS = 100
 SUPPORT = 0.99
 """Rows with an energy above that quantile of the reference lie outside its support."""
 SHOWN_SHA256 = 12
+MOST_CLASSES = 50
 SUMS_TO_ONE = 1e-3
 
 
@@ -300,9 +301,9 @@ def _confusion(rows: LabelledRows, names: Sequence[str]) -> Counts | None:
 
 
 def _by_class(rows: LabelledRows, edges: Mapping[str, Floats], names: Sequence[str]) -> dict[str, Counts]:
-    """The counts of each column of probabilities by true class."""
+    """The counts of each column of probabilities by true class; of many classes they would be too many."""
     known = _known(rows, names)
-    if known is None:
+    if known is None or len(names) > MOST_CLASSES:
         return {}
     probabilities, truths = known
     return {
