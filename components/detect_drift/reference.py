@@ -110,14 +110,14 @@ class Reference:
         return replace(self, baseline=ours.model_copy(update=known))
 
 
-def bundle_reference(folder: Path) -> Reference:
-    """The baseline of a bundle, whose files are verified.
+def bundle_reference(folder: Path, sha256: str | None = None) -> Reference:
+    """The baseline of a bundle, whose files are verified; `sha256` is what a registry has recorded of it.
 
     Raises:
         BundleError: The bundle is incomplete or altered.
         DataError: It has no baseline, one of another format, or one that another graph made.
     """
-    info = read_info(folder)
+    info = read_info(folder, sha256)
     found = read_baseline(folder)
     if found is None:
         raise DataError(
@@ -129,8 +129,8 @@ def bundle_reference(folder: Path) -> Reference:
         raise DataError(
             f"{folder}: the baseline was made by another graph than {MODEL_FILE}. Run the manifest again."
         )
-    sha256 = file_sha256(folder / BUNDLE_FILE)[:SHOWN_SHA256]
-    return Reference(folder, None, sha256, baseline, arrays)
+    shown = file_sha256(folder / BUNDLE_FILE)[:SHOWN_SHA256]
+    return Reference(folder, None, shown, baseline, arrays)
 
 
 def registered_reference(model: str, bundle: str, registry_uri: str) -> Reference:
@@ -149,7 +149,7 @@ def registered_reference(model: str, bundle: str, registry_uri: str) -> Referenc
             "folder with --bundle, or rows from when all was well with --reference."
         )
     with bundle_folder(found[0]) as folder:
-        return bundle_reference(folder)
+        return bundle_reference(folder, found[0].tags[BUNDLE_TAG])
 
 
 def log_reference(
