@@ -179,7 +179,7 @@ class Baseline(Document):
             if answers are numbers.
         labels: The classes in the order of the probabilities.
         energy_bound: 99 % of the rows have an energy up to it; None if the model has none.
-        largest_client: The largest share of the rows of one client; 0 of held-out rows.
+        largest_client: The largest share of the rows of one client; None of held-out rows, which nobody sent.
         promise: None if the rows have no label that the column `predicted` could be compared with.
         calibration: None if the rows have no probabilities that sum to 1, or no label.
         random_features: None if the rows have no probabilities, or they hardly differ.
@@ -197,7 +197,7 @@ class Baseline(Document):
     predicted: Mapping[str, int]
     labels: tuple[str, ...] = ()
     energy_bound: float | None = None
-    largest_client: float = 0.0
+    largest_client: float | None = None
     promise: Promise | None = None
     calibration: Calibration | None = None
     random_features: RandomFeatures | None = None

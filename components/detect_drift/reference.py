@@ -54,6 +54,7 @@ FEWEST_LABELS = 100
 SUPPORT = 0.99
 """Rows with an energy above that quantile of the reference lie outside its support."""
 SHOWN_SHA256 = 12
+LOG = "log"  # in place of a split
 MOST_CLASSES = 50
 SUMS_TO_ONE = 1e-3
 
@@ -69,7 +70,7 @@ class MadeOf:
     """
 
     task: str = ""
-    split: str = "log"
+    split: str = LOG
     labels: tuple[str, ...] = ()
     span: float | None = None
     fitted_on: LabelledRows | None = None
@@ -187,7 +188,7 @@ def log_reference(
         predicted=window.predicted,
         labels=names,
         energy_bound=bound,
-        largest_client=window.largest_client,
+        largest_client=window.largest_client if made_of.split == LOG else None,
         promise=None if labelled is None else promise_of(labelled, made_of.span),
         calibration=None if labelled is None else _calibration(fitted_on, labelled, names),
         random_features=(
