@@ -122,7 +122,7 @@ def find_faults(reference: Reference, window: Window) -> list[str]:
     if len(window.sample_rates) > 1:
         rates = ", ".join(f"{rate:g}" for rate in window.sample_rates)
         found.append(f"the sample rate changed within the window: {rates}")
-    had_many = known.largest_client is not None and MOST_OF_A_CLIENT > 2 * known.largest_client
+    had_many = known.largest_client is not None and 2 * known.largest_client < MOST_OF_A_CLIENT
     if had_many and window.largest_client > MOST_OF_A_CLIENT and total >= FEWEST_OF_CLIENTS:
         found.append(f"{window.largest_client:.0%} of the rows come from one client")
     if not window.rows:
