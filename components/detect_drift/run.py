@@ -122,8 +122,8 @@ def find_faults(reference: Reference, window: Window) -> list[str]:
     if len(window.sample_rates) > 1:
         rates = ", ".join(f"{rate:g}" for rate in window.sample_rates)
         found.append(f"the sample rate changed within the window: {rates}")
-    is_one_client = window.largest_client > MOST_OF_A_CLIENT > 2 * known.largest_client
-    if is_one_client and total >= FEWEST_OF_CLIENTS:
+    had_many = known.largest_client is not None and 2 * known.largest_client < MOST_OF_A_CLIENT
+    if had_many and window.largest_client > MOST_OF_A_CLIENT and total >= FEWEST_OF_CLIENTS:
         found.append(f"{window.largest_client:.0%} of the rows come from one client")
     if not window.rows:
         return found
