@@ -767,9 +767,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{table.rows:,} rows that the classifier has not seen, {held.mean():.1%} of them answered wrongly")
     pythons = {} if options.quick else environments_of(options.peers, options.environments.resolve())
     aims: list[tuple[str, bool]] = []
-    alarms = false_alarms(table, plan)
-    words = f"1. {max(alarms)} of {plan.checked} clean windows of a split alarm, at most {most_alarms(plan)}"
-    aims.append((words, max(alarms) <= most_alarms(plan)))
     with tempfile.TemporaryDirectory(prefix="gauntlet-drift-") as scratch:
         for rows in plan.rows:
             job = draw(table, plan, rows, plan.clean, plan.shifted)
@@ -778,20 +775,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if rows == plan.judged:
                 print_sizes(job, fired)
                 print_money(job, fired)
-                aims += judge_power(power)
+                aims += [judge_alarms(false_alarms(table, plan), plan), *judge_power(power)]
         if options.speed is not None:
             sizes = options.speed or SPEED_SIZES
             aims += judge_speed(speeds(Path(scratch), sizes, pythons.get("evidently")))
     proof = rows_to_proof(plan.simulations, 0.1, 0.2)
-    aims.insert(
-        1, (f"4. 10 % to 20 % error is proven after {proof:.0f} labelled rows, at most 700", proof <= 700)
+    aims.append(
+        (f"4. 10 % to 20 % error is proven after {proof:.0f} labelled rows, at most 700", proof <= 700)
     )
+    aims.sort(key=lambda aim: aim[0][0])
     judged = [aim for aim in aims if not options.quick or aim[0].startswith("4")]
     for words, is_met in judged:
         print(f"{'met   ' if is_met else 'MISSED'}  {words}")
-    print(
-        f"drift detection: {sum(is_met for _, is_met in judged)} of {len(judged)} aims met; {judged[-1][0]}"
-    )
+    headline = next((words for words, _ in judged if words.startswith("3")), judged[-1][0])
+    print(f"drift detection: {sum(is_met for _, is_met in judged)} of {len(judged)} aims met; {headline[3:]}")
     return 0 if all(is_met for _, is_met in judged) else 1
 
 
@@ -807,6 +804,13 @@ def print_money(job: Job, fired: Mapping[str, npt.NDArray[np.bool_]]) -> None:
         worth = spent.avoided * ERROR_USD - spent.usd
         cells = f"{spent.usd:.0f} | {spent.avoided:.0f} | {per_usd} | {worth:.0f}"
         print(f"{name} | {cells} | {spent.retrainings:.2f} | {spent.needless:.2f}")
+
+
+def judge_alarms(alarms: Sequence[int], plan: Plan) -> tuple[str, bool]:
+    """Aim 1."""
+    most = most_alarms(plan)
+    words = f"1. {max(alarms)} of {plan.checked} clean windows of a split alarm, at most {most}"
+    return words, max(alarms) <= most
 
 
 def judge_power(power: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, bool]]:
