@@ -37,7 +37,7 @@ class ColumnChange(Document):
 
     family: str
     column: str
-    statistic: Literal["KS", "TV", "MMD"]
+    statistic: Literal["KS", "TV", "MMD", "T2"]
     effect: float
     p_value: float
     detectable: float | None = None
@@ -220,6 +220,8 @@ class BaselineArrays:
         frequencies: Of the random Fourier features, float64 (D, F / 2); None without them, as the next two.
         mean: The mean features, float64 (F,).
         eigenvalues: Those of the features' covariance that are above 0, float64 (…,).
+        whitening: What makes uncorrelated normal scores of unit variance of those of the columns, float64
+            (D, …); see `components/detect_drift/change.py`. None of rows that do not differ.
     """
 
     edges: Mapping[str, Floats]
@@ -229,6 +231,7 @@ class BaselineArrays:
     frequencies: Floats | None = None
     mean: Floats | None = None
     eigenvalues: Floats | None = None
+    whitening: Floats | None = None
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all; the same arrays give the same bytes."""

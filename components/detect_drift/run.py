@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from gauntlet.components.detect_drift.change import (
+    JOINT,
     Change,
     classes_of_counts,
     detectable,
@@ -170,6 +171,8 @@ def _changes(reference: Reference, window: Window) -> list[Change]:
         if counts[:-1].any():
             ks = ks_of_counts(counts, reference.arrays.counts[name])
             found.append(Change(family_of(name), name, "KS", *ks))
+    if reference.scores is not None:
+        found.append(Change(JOINT, "all numbers", "T2", *reference.scores.compared(window.counts)))
     if known.predicted and window.predicted and "value" not in known.columns:
         answers = sorted(known.predicted.keys() | window.predicted.keys())
         of_window, of_reference = (
@@ -187,7 +190,7 @@ def _changes(reference: Reference, window: Window) -> list[Change]:
             f"{reference.place}."
         )
     if features is not None and len(ours):
-        found.append(Change("joint", PROBABILITIES, "MMD", *features.compared(np.sqrt(ours))))
+        found.append(Change(PROBABILITIES, PROBABILITIES, "MMD", *features.compared(np.sqrt(ours))))
     return found
 
 
