@@ -80,7 +80,7 @@ def read_rows(place: Path) -> LogRows:
     tables, faults = [], []
     for file in files:
         try:
-            tables.append(_table(file))
+            tables.append(read_part(file))
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -103,27 +103,36 @@ def _is_part(path: Path) -> bool:
     return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
 
 
-def _table(file: Path) -> pa.Table:
+def read_part(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The `columns` of one file that it has; by default all that are compared, the kind's features too.
+
+    Raises:
+        DataError: The file is cut short, or is none of a request log.
+    """
+
+    def is_wanted(name: str) -> bool:
+        return name in columns if columns is not None else name in READ or name.startswith(FEATURE)
+
     try:
         if file.name.endswith(SUFFIXES[0]):
             opened = parquet.ParquetFile(file)  # not read_table: it takes model=… for a column of its own
             names = opened.schema_arrow.names
-            found = opened.read([name for name in names if name in READ or name.startswith(FEATURE)])
+            found = opened.read([name for name in names if is_wanted(name)])
         else:
             found = json.read_json(file, parse_options=json.ParseOptions(explicit_schema=_schema()))
             names = found.column_names
-            found = found.select([name for name in names if name in READ or name.startswith(FEATURE)])
+            found = found.select([name for name in names if is_wanted(name)])
     except (pa.ArrowInvalid, OSError) as error:
         cause = str(error).splitlines()[0]
         raise DataError(f"{file}: cannot be read: {cause}. Remove the file, or copy it again.") from None
-    if missing := [name for name in NEEDED if name not in found.column_names]:
+    if missing := [name for name in NEEDED if name not in names]:
         raise DataError(f"{file}: found no column {', '.join(missing)}, expected those of a request log.")
     return found.combine_chunks()
 
 
 def _schema() -> pa.Schema:
     """The types that a file of JSON does not say."""
-    texts = dict.fromkeys(("event_id", "model", "bundle_sha256", "client", "predicted"), pa.string())
+    texts = dict.fromkeys(("event_id", "model", "bundle_sha256", "client", "predicted", "input"), pa.string())
     numbers = dict.fromkeys(("sample_rate", *UNCERTAINTIES), pa.float64())
     whole = dict.fromkeys(("schema_version", "status", "tokens"), pa.int32())
     times = {"time": pa.timestamp("us", tz="UTC"), "probabilities": pa.list_(pa.float32())}
