@@ -145,7 +145,7 @@ def add_labels(
 
 
 def _is_repeated(row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    return row["label"] == before["label"] or row["labelled_at"] < before["labelled_at"]
+    return bool(row["label"] == before["label"] or row["labelled_at"] < before["labelled_at"])
 
 
 def _write(table: pa.Table, folder: str) -> None:
