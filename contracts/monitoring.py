@@ -68,3 +68,36 @@ class MonitoringRecord(Document):
     model: str
     windows: tuple[JudgedWindow, ...] = ()
     episode: Episode | None = None
+
+
+class CollectedWindow(Document):
+    """What collect-window has put together, as `window.json`; times are ISO 8601, UTC.
+
+    `rows/` beside it has the files of the log, and `labelled.parquet` the labelled rows of the version since
+    it was first asked, in the order of time: `event_id`, `time`, `predicted`, `input`, `label`, `source`, and
+    `other`, what the version before predicted. `alarm.parquet` has those of the episode that lasts.
+
+    Attributes:
+        bundle_uri: Of the version, the champion.
+        bundle_sha256: Of its `bundle.json`, 64 digits.
+        files: How many files of the log the window has.
+        previous_version, previous_bundle_uri: The version before, while this one is on probation; else empty.
+        windows_changed: How many windows in a row before this one had a proven change.
+        alarm_version: The version that the episode that lasts is about, if it is not this one; else empty.
+    """
+
+    written_by: ClassVar[str] = "collect-window"
+
+    model: str
+    version: str
+    bundle_uri: str
+    bundle_sha256: str
+    start: str
+    end: str
+    files: int
+    promoted_at: str = ""
+    previous_version: str = ""
+    previous_bundle_uri: str = ""
+    windows_changed: int = 0
+    alarm_version: str = ""
+    format: int = FORMAT

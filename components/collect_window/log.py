@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gauntlet.backends.storage import fetch, join, list_folders, list_tree, local_path
-from gauntlet.components.detect_drift.rows import OK, read_part
+from gauntlet.components.detect_drift.rows import read_part
 
 PLACE = re.compile(
     r"version=(?P<version>[^/]+)/date=(?P<date>\d{4}-\d\d-\d\d)/hour=(?P<hour>\d\d)/(?P<file>[^./][^/]*)"
 )
 SUFFIXES = (".parquet", ".jsonl.gz")
+OK = 200
 HOUR = timedelta(hours=1)
 SETTLED = timedelta(minutes=5)
 """So long after its end the files of a window are whole: the server writes one after a minute."""
