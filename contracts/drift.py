@@ -95,7 +95,10 @@ class DriftRecord(Document):
         families: The p-values of no change by family, adjusted over the families.
         previous: The version before, while this one is on probation.
         rescored: This version on the window that its training was asked for; `version` is that of then.
+        rescored_keeps_promise: Whether it keeps its promise there.
         only_shares: Whether only the shares of the classes have changed; None if that cannot be told.
+        keeps_promise: Whether the labelled rows of the window itself show that the model keeps its promise;
+            None if they are too few to tell.
     """
 
     written_by: ClassVar[str] = "detect-drift"
@@ -119,6 +122,8 @@ class DriftRecord(Document):
     estimated: Estimated | None = None
     previous: Paired | None = None
     rescored: Paired | None = None
+    rescored_keeps_promise: bool | None = None
     cost: Cost | None = None
     only_shares: bool | None = None
+    keeps_promise: bool | None = None
     format: int = FORMAT

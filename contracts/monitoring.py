@@ -28,7 +28,7 @@ class Attempt(Document):
 
     Attributes:
         event: The id of the request: publishing it again makes no second run.
-        at: When it was asked for first; ISO 8601, UTC.
+        at: When it was asked for first, and from `started` on when it was started; ISO 8601, UTC.
         said: What the receiver answered last.
     """
 
@@ -60,7 +60,13 @@ class Episode(Document):
 
 
 class MonitoringRecord(Document):
-    """The file of a model. `windows` are the newest, oldest first; `episode` is the last one."""
+    """The file of a model.
+
+    Attributes:
+        windows: The newest, oldest first.
+        episode: The last one.
+        restarted_at: From when on rows count for harm: since then the model has kept its promise again.
+    """
 
     written_by: ClassVar[str] = "request-training"
 
@@ -68,6 +74,7 @@ class MonitoringRecord(Document):
     model: str
     windows: tuple[JudgedWindow, ...] = ()
     episode: Episode | None = None
+    restarted_at: str = ""
 
 
 class CollectedWindow(Document):
