@@ -91,10 +91,12 @@ def decide(evidence: Evidence, rules: Rules) -> Decision:
 
 
 def _of_harm(harm: Harm, evidence: Evidence, rules: Rules) -> Decision:
+    found = f"{harm.errors:,} of {harm.labelled:,} labelled rows are wrong ({harm.loss or 0:.1%})"
+    if harm.measured == "distance":
+        found = f"the mean error of {harm.labelled:,} labelled rows is {harm.loss or 0:.1%} of the range"
     reason = (
-        f"{harm.errors:,} of {harm.labelled:,} labelled rows are wrong ({harm.errors / harm.labelled:.1%}); "
-        f"at most {harm.promised:.1%} were promised. One false alarm is expected in {harm.run_length:,.0f} "
-        "labelled rows or more"
+        f"{found}; at most {harm.promised:.1%} were promised. One false alarm is expected in "
+        f"{harm.run_length:,.0f} labelled rows or more"
     )
     previous, cost = evidence.previous, evidence.cost
     if previous is not None and previous.p_value <= WORSE:
@@ -125,7 +127,11 @@ def _lacking(harm: Harm, classes: Sequence[str], rules: Rules) -> list[str]:
     lacking = []
     if harm.labelled < rules.min_new_rows:
         lacking.append(f"{rules.min_new_rows - harm.labelled:,} more labelled rows")
-    scarce = [name for name in classes if harm.by_class.get(name, 0) < rules.min_class_rows]
+    scarce = [
+        name
+        for name in classes
+        if harm.measured == "wrong" and harm.by_class.get(name, 0) < rules.min_class_rows
+    ]
     if scarce:
         lacking.append(f"at least {rules.min_class_rows} of each of {', '.join(scarce)}")
     return lacking
