@@ -11,7 +11,8 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal, cast
@@ -47,6 +48,8 @@ State = Literal["starting", "ready", "draining"]
 
 BODY_SECONDS = 30.0
 """How long a client may take to send a body."""
+LINGER_SECONDS = 5.0
+"""How long the rest of a refused body is dropped: closing the connection before may lose the answer."""
 SHORT_BODY = 8192
 """Bytes up to which the texts of a body are read at once; a thread reads longer ones, and images."""
 WAY_BACK_SECONDS = 0.004
@@ -239,6 +242,10 @@ class Application:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
             except Left:
                 one.reason = "left"
+        if response.status == 413:
+            await send({"type": "http.response.body", "body": response.body, "more_body": True})
+            await _drop_body(one)
+            response = replace(response, body=b"")
         await send({"type": "http.response.body", "body": response.body})
 
     async def _answered(self, one: Exchange, started: float) -> Response:
@@ -648,6 +655,14 @@ def encoded_labels(answers: Sequence[Answer]) -> str:
     """How many rows were answered with each label, as `LABEL=COUNT&…`; empty for a kind without labels."""
     labels = (answer.content.get("label") for answer in answers)
     return urlencode(Counter(label for label in labels if isinstance(label, str)))
+
+
+async def _drop_body(one: Exchange) -> None:
+    """Read the rest of a body, for a while, so that its client has sent it and reads the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await one.receive()).get("more_body", False):
+                pass
 
 
 def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:

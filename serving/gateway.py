@@ -36,6 +36,8 @@ COMPLETIONS = (b"/v1/chat/completions", b"/v1/completions")
 PAGES = (b"/", b"/openapi.json", b"/metrics", b"/v2")
 MEGABYTE = 2**20
 MOST_HEAD, MOST_BODY, MOST_HELD = 65_536, 64 * MEGABYTE, 512 * MEGABYTE
+LINGER_SECONDS = 5.0
+"""How long what follows a refused request is dropped: closing the connection before may lose the answer."""
 READING_SECONDS = 30.0
 """How long a client may take to send a request."""
 ANSWER_SECONDS = 90.0
@@ -419,7 +421,7 @@ class Client(asyncio.Protocol):
         self.gateway = gateway
         self.parser = httptools.HttpRequestParser(self)
         self.current: Exchange | None = None
-        self.is_busy = self.closes = False
+        self.is_busy = self.closes = self.drops = False
         self.waiting: deque[Request] = deque()
         self.since: float | None = monotonic()  # of what is being read, or nothing
         self.idle_since = monotonic()
@@ -456,6 +458,8 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
+        if self.drops:
+            return
         if self._request is None:
             self._head += len(data)
         try:
@@ -543,7 +547,10 @@ class Client(asyncio.Protocol):
         self.current, self.is_busy, self.idle_since = None, False, monotonic()
         if not self.waiting:
             self._let_go()
-        if self.closes:
+        if self.drops:
+            self.transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
+        elif self.closes:
             self.transport.close()
         elif self.waiting:
             if len(self.waiting) == MOST_WAITING:
@@ -567,7 +574,7 @@ class Client(asyncio.Protocol):
         """Refuse what cannot be read further, and close the connection."""
         if self.closes and not self.is_busy:
             return
-        self.closes = True
+        self.closes = self.drops = True
         if self.is_busy:  # an answer is on its way; the connection is closed after it
             return
         self.is_busy = True

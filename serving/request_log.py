@@ -1,8 +1,8 @@
 """The request log: a row for each instance that was asked for, sampled, in files by model and hour.
 
-`COLUMNS` says what a row has; docs/serving.md describes where files lie. A thread of its own makes the rows
-and writes them, so that no request waits: what does not fit into its queue is dropped and counted. A file is
-written under another name and put in place when it is whole; to a bucket it is one upload.
+`COLUMNS` says what a row has; docs/how-to/serve.md describes where files lie. A thread of its own makes the
+rows and writes them, so that no request waits: what does not fit into its queue is dropped and counted. A
+file is written under another name and put in place when it is whole; to a bucket it is one upload.
 
 Files are Parquet where pyarrow is installed, else lines of JSON compressed by gzip: pyarrow takes 156 MB, as
 much as all else that `gauntlet-serving` needs. Both have the same columns.

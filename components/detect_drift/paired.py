@@ -7,24 +7,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from scipy.stats import binomtest
 
 from gauntlet.contracts.drift import Paired
 from gauntlet.serving.bundle import open_model
 from gauntlet.serving.interface import Request
 
+Floats = npt.NDArray[np.float64]
 
-def compared(version: str, wrong: Sequence[bool], other_wrong: Sequence[bool]) -> Paired:
-    """Compare this version with `version`, given which rows each has wrong.
 
-    The rows that only one of them has wrong decide: McNemar's exact test (doi:10.1007/BF02295996), one-sided.
+def compared(version: str, losses: Floats, other_losses: Floats) -> Paired:
+    """Compare this version's losses (L,) with those of `version` on the same rows, each from 0 to 1.
+
+    The rows in which one of them is better decide: for right and wrong that is McNemar's exact test
+    (doi:10.1007/BF02295996), one-sided, and for distances the sign test.
     """
-    ours = sum(one and not other for one, other in zip(wrong, other_wrong, strict=True))
-    theirs = sum(other and not one for one, other in zip(wrong, other_wrong, strict=True))
-    differing = ours + theirs
-    p_value = float(binomtest(ours, differing, 0.5, alternative="greater").pvalue) if differing else 1.0
+    worse, better = int((losses > other_losses).sum()), int((losses < other_losses).sum())
+    differing = worse + better
+    p_value = float(binomtest(worse, differing, 0.5, alternative="greater").pvalue) if differing else 1.0
     return Paired(
-        version=version, rows=len(wrong), errors=sum(wrong), other_errors=sum(other_wrong), p_value=p_value
+        version=version,
+        rows=len(losses),
+        errors=int((losses > 0).sum()),
+        other_errors=int((other_losses > 0).sum()),
+        p_value=p_value,
     )
 
 

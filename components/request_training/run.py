@@ -123,7 +123,9 @@ def post(receiver: str, event: Mapping[str, Any]) -> tuple[str, str]:
     except OSError as error:
         raise GauntletError(f"monitoring.receiver: {receiver}: cannot be reached ({error}).") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise GauntletError(f"monitoring.receiver: {receiver}: answers as no receiver does ({error}).") from None
+        raise GauntletError(
+            f"monitoring.receiver: {receiver}: answers as no receiver does ({error})."
+        ) from None
 
 
 def _identity(receiver: str) -> dict[str, str]:

@@ -46,6 +46,8 @@ def up(
     """Serve models behind one address, where versions are exchanged without a lost request.
 
     Without MODEL it serves what it served when it was ended, or the only registered model.
+
+    Example: `gauntlet up emotion_sample --detach`
     """
     from gauntlet.backends.local.deployment import LocalDeployment, LocalGateway
 
@@ -79,7 +81,10 @@ def up(
 
 @app.command(rich_help_panel=MODELS)
 def down() -> None:
-    """End the gateway on this machine and its servers, after what they have begun is answered."""
+    """End the gateway on this machine and its servers, after what they have begun is answered.
+
+    Example: `gauntlet down`
+    """
     from gauntlet.backends.local.deployment import LocalGateway
 
     ended = LocalGateway(gauntlet_home().folder).end()

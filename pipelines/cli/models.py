@@ -48,7 +48,10 @@ def registry(
     model: SameName = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the registered versions and their aliases; for one model, also when each became champion."""
+    """List the registered versions and their aliases; for one model, also when each became champion.
+
+    Example: `gauntlet registry tickets`
+    """
     from gauntlet.backends.factory import open_registry
 
     store = open_registry(gauntlet_home().registry_uri)
@@ -115,7 +118,10 @@ def predict(
         ),
     ] = False,
 ) -> None:
-    """Score texts or images with a registered bundle or a running server, or have a language model answer."""
+    """Score texts or images with a registered bundle or a running server, or have a language model answer.
+
+    Example: `gauntlet predict "my card was charged twice" --model tickets`
+    """
     from gauntlet.serving.interface import InputError, Request
 
     def given() -> Request:
@@ -211,7 +217,10 @@ def serve(
     sample_rate: Annotated[float, _of_server("sample_rate")] = Settings.sample_rate,
     store: Annotated[Store, _of_server("store")] = "features",
 ) -> None:
-    """Answer over HTTP with one or several bundles: docs/serving.md."""
+    """Answer over HTTP with one or several bundles: docs/how-to/serve.md.
+
+    Example: `gauntlet serve --model tickets --port 8080`
+    """
     settings = Settings(
         host=host, port=port, batching=batching, shape=shape, timeout=timeout, batch_tokens=batch_tokens,
         queue_tokens=queue_tokens, queue_mb=queue_mb, max_body_mb=max_body_mb,
@@ -286,7 +295,10 @@ def promote(
         ),
     ] = None,
 ) -> None:
-    """Make a registered version the champion, or `staging`; the old champion becomes `previous`."""
+    """Make a registered version the champion, or `staging`; the old champion becomes `previous`.
+
+    Example: `gauntlet promote tickets --version 2 --by NAME`
+    """
     from gauntlet.backends.factory import open_registry
     from gauntlet.pipelines.promotion import approval_of, promote_rejected, promote_version
 
@@ -322,6 +334,8 @@ def rollback(
     """Make the previous champion, or an earlier one, the champion again; of a deployed model also serve it.
 
     A rollout that is going on ends. The version that is rolled back is not deployed again unless told.
+
+    Example: `gauntlet rollback tickets --by NAME --reason "complaints since noon"`
     """
     from gauntlet.backends.factory import open_registry
     from gauntlet.pipelines.deployments import rollback as roll_back
@@ -341,7 +355,10 @@ def deploy(
         bool, typer.Option("--again", help="Also if the version was rolled back, or its rollout is held.")
     ] = False,
 ) -> None:
-    """Serve a registered version: it gets the requests step by step, and is rolled back if it is worse."""
+    """Serve a registered version: it gets the requests step by step, and is rolled back if it is worse.
+
+    Example: `gauntlet deploy tickets.yaml --version 3`
+    """
     from gauntlet.pipelines.deployments import deploy_version
 
     ended = deploy_version(gauntlet_home().registry_uri, what, version, again, console.say)
@@ -465,7 +482,10 @@ def _require_readable(given: Sequence[str]) -> None:
 
 @bundle.command()
 def inspect(path: BundleFolder, as_json: AsJson = False) -> None:
-    """Print what a bundle is, its inputs and outputs, its quality and speed, and what made it."""
+    """Print what a bundle is, its inputs and outputs, its quality and speed, and what made it.
+
+    Example: `gauntlet bundle inspect bundle`
+    """
     from gauntlet.serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_certificate, read_info
 
     info = read_info(path)
@@ -505,7 +525,10 @@ def inspect(path: BundleFolder, as_json: AsJson = False) -> None:
 
 @bundle.command()
 def verify(path: BundleFolder, as_json: AsJson = False) -> None:
-    """Check a bundle's hashes, its certificate, its tensors and a prediction; exit 1 when one fails."""
+    """Check a bundle's hashes, its certificate, its tensors and a prediction; exit 1 when one fails.
+
+    Example: `gauntlet bundle verify bundle`
+    """
     from gauntlet.serving.verification import verify as verify_bundle
 
     checks = verify_bundle(path)

@@ -54,7 +54,10 @@ def monitor(
     min_class_rows: Annotated[int, typer.Option(min=1, help="And of each class.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print drift.json and no table.")] = False,
 ) -> None:
-    """Say whether a window of the request log has drifted, whether that harms, and what to do."""
+    """Say whether a window of the request log has drifted, whether that harms, and what to do.
+
+    Example: `gauntlet monitor --log log/2026-12-01 --reference log/2026-11-24`
+    """
     from gauntlet.components.detect_drift.counts import count_rows
     from gauntlet.components.detect_drift.decision import Rules
     from gauntlet.components.detect_drift.report import drift_page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy.stats import binom
 
@@ -23,7 +24,7 @@ HARM = Harm(
 UNPROVEN = HARM.model_copy(update={"is_proven": False, "errors": 60})
 LOW = Estimated(calibration_error=0.02, accuracy=0.8, accuracy_low=0.78, accuracy_high=0.82)
 FINE = LOW.model_copy(update={"accuracy_high": 0.92, "class_shares": {"anger": 0.6, "joy": 0.3, "love": 0.1}})
-BETTER = compared("3", [True] * 150 + [False] * 450, [False] * 110 + [True] * 40 + [False] * 450)
+BETTER = compared("3", np.repeat([1.0, 0.0], [150, 450]), np.repeat([0.0, 1.0, 0.0], [110, 40, 450]))
 NOTHING = Evidence(
     rows=1_000, faults=[], changed=[], harm=None, estimated=None, classes=("anger", "joy", "love")
 )
@@ -37,7 +38,7 @@ CHANGED = replace(NOTHING, changed=["features"], harm=UNPROVEN, estimated=LOW)
         (replace(PROVEN, faults=["one client"]), "investigate", "one client"),
         (replace(PROVEN, rows=10), "too little", "10 answered rows"),
         (replace(PROVEN, previous=BETTER), "roll back", "Version 3, the one before, is wrong in 40"),
-        (replace(PROVEN, previous=compared("3", [True] * 9, [True] * 9)), "retrain", "150 of 600"),
+        (replace(PROVEN, previous=compared("3", np.ones(9), np.ones(9))), "retrain", "150 of 600"),
         (PROVEN, "retrain", "at most 12.0% were promised"),
         (replace(PROVEN, harm=HARM.model_copy(update={"labelled": 400})), "label", "400"),
         (replace(PROVEN, classes=("anger", "joy", "love", "fear")), "label", "150 of 600"),
@@ -78,7 +79,7 @@ def test_a_retraining_waits_until_the_errors_have_cost_as_much() -> None:
 
 def test_two_versions_are_compared_by_mcnemars_exact_test() -> None:
     # 15 rows only ours has wrong and 4 only theirs: P(X ≥ 15), X of 19 fair coins
-    found = compared("2", [True] * 15 + [False] * 4 + [True] * 3, [False] * 15 + [True] * 4 + [True] * 3)
+    found = compared("2", np.repeat([1.0, 0.0, 1.0], [15, 4, 3]), np.repeat([0.0, 1.0, 1.0], [15, 4, 3]))
     assert (found.rows, found.errors, found.other_errors) == (22, 18, 7)
     assert found.p_value == pytest.approx(binom.sf(14, 19, 0.5))
-    assert compared("2", [True], [True]).p_value == 1.0
+    assert compared("2", np.ones(1), np.ones(1)).p_value == 1.0
