@@ -90,6 +90,7 @@ class CollectedWindow(Document):
         files: How many files of the log the window has.
         previous_version, previous_bundle_uri: The version before, while this one is on probation; else empty.
         windows_changed: How many windows in a row before this one had a proven change.
+        harm_since: From when on labelled rows count for harm; empty: from the version's first row.
         alarm_version: The version that the episode that lasts is about, if it is not this one; else empty.
     """
 
@@ -106,5 +107,6 @@ class CollectedWindow(Document):
     previous_version: str = ""
     previous_bundle_uri: str = ""
     windows_changed: int = 0
+    harm_since: str = ""
     alarm_version: str = ""
     format: int = FORMAT

@@ -81,6 +81,7 @@ def run(
         previous_version=before.version if before else "",
         previous_bundle_uri=before.bundle_uri if before else "",
         windows_changed=_changed_before(record, champion.version, start),
+        harm_since=record.restarted_at,
         alarm_version=alarm_version,
     )
     found.write(folder / WINDOW_FILE)
@@ -88,8 +89,8 @@ def run(
 
 
 def scheduled_time(text: str) -> datetime:
-    """The time that a platform or a person gives: ISO 8601, or empty for now."""
-    if not text:
+    """The time that a platform or a person gives: ISO 8601; empty, or 1970 of an unscheduled run, is now."""
+    if not text or text.startswith("1970"):
         return datetime.now(UTC)
     try:
         found = datetime.fromisoformat(text)
