@@ -214,7 +214,8 @@ class Baseline(Document):
         rows: How many rows were counted.
         columns: The columns of the request log with numbers, sorted, and `probabilities[0]`, … for a model
             with probabilities. `BaselineArrays` has their edges and counts.
-        predicted: How many rows were given each answer of the column `predicted`; empty if there is none.
+        predicted: How many rows were given each answer of the column `predicted`; empty if there is none, or
+            if answers are numbers.
         labels: The classes in the order of the probabilities.
         energy_bound: 99 % of the rows have an energy up to it; None if the model has none.
         largest_client: The largest share of the rows of one client; 0 of held-out rows.
@@ -252,7 +253,8 @@ class BaselineArrays:
     Attributes:
         edges: The ascending edges of each column's bins, at most 129, float64 (K - 2,).
         counts: The rows in each bin, int64 (K,): up to each edge, above the last one, and without a value.
-        by_class: The same by true class, int64 (C, K), of each column of probabilities; empty without labels.
+        by_class: The same by true class, int64 (C, K), of each column of probabilities; empty without labels,
+            and of more than 50 classes.
         confusion: Rows by true and predicted class, int64 (C, C); None without labels.
         frequencies: Of the random Fourier features, float64 (D, F / 2); None without them, as the next two.
         mean: The mean features, float64 (F,).

@@ -6,7 +6,8 @@
 
 A fenced block `sh` is run by bash. The blocks of a page share one shell, which starts in the clone, with its
 `.venv` active and no `GAUNTLET_HOME`. A block `yaml` or `python` whose first line is a comment with a file's
-name, such as `# tickets.yaml`, is written to that file. A comment before a block says what else is the case:
+name, such as `# tickets.yaml`, is written to that file. The code of a notebook is run as one block. A comment
+before a block says what else is the case:
 
     <!-- not run: REASON -->              the block is not run
     <!-- nothing below is run: REASON --> nor is any block after it
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import signal
@@ -30,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGES = ("docs/tutorial/*.md", "docs/how-to/*.md")
+PAGES = ("docs/tutorial/*.md", "docs/how-to/*.md", "examples/*.ipynb")
 BLOCK = re.compile(
     r"(?:<!-- (?P<note>[^>]*) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -50,12 +52,21 @@ class Block:
     reason: str = ""
 
 
-def blocks(page: str) -> Iterator[Block]:
-    """The blocks of a page that are run, written to a file, or say why they are not run.
+def blocks_of(path: Path) -> list[Block]:
+    """The blocks of a page or of a notebook.
 
     Raises:
         ValueError: A command is neither run nor has a reason.
     """
+    page = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return list(_blocks(page))
+    cells = [cell["source"] for cell in json.loads(page)["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join("".join(lines) for lines in cells)
+    return [Block(1, code, f"cat > notebook.py <<'END_OF_FILE'\n{code}\nEND_OF_FILE\npython notebook.py\n")]
+
+
+def _blocks(page: str) -> Iterator[Block]:
     rest = REST.search(page)
     prose = page
     for found in BLOCK.finditer(page):
@@ -88,7 +99,7 @@ def _script(text: str, note: str) -> str:
 
 def run(page: Path, clone: Path, log: Path) -> tuple[int, float, str]:
     """Run the blocks of a page in a clone: how many were run, the seconds, and what failed."""
-    parts = [one for one in blocks(page.read_text(encoding="utf-8")) if one.script]
+    parts = [one for one in blocks_of(page) if one.script]
     told = log.with_suffix(".begun")
     script = "".join(
         f"echo {one.line} > {told}\nset -x\n{one.script}\n{{ set +x; }} 2> /dev/null\n" for one in parts
@@ -151,7 +162,7 @@ def main() -> int:
     faults = 0
     for page in pages:
         try:
-            found = list(blocks(page.read_text(encoding="utf-8")))
+            found = blocks_of(page)
         except ValueError as error:
             faults += 1
             print(f"{page}: {error}", file=sys.stderr)

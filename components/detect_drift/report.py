@@ -87,7 +87,7 @@ def _changes(record: DriftRecord, reference: Reference, window: Window) -> Secti
 
 def _class_shares(reference: Reference, window: Window) -> Markup:
     known = reference.baseline.predicted
-    if not known or not window.predicted or "value" in reference.baseline.columns:
+    if not known or not window.predicted:
         return Markup()
     counts = {"reference": known, "window": window.predicted}
     totals = {"reference": reference.baseline.rows, "window": window.rows}

@@ -104,7 +104,7 @@ def detect(
     changed = [name for name, p_value in families.items() if p_value <= settings.alpha and name in large]
     harm = None if window.labelled is None else _harm(reference, window.labelled, settings)
     estimated = _estimated(reference, window)
-    classes = known.labels or sorted(known.predicted)
+    classes = () if "value" in known.columns else known.labels or sorted(known.predicted)
     is_harmful = harm is not None and harm.is_proven
     before = history.windows_changed
     evidence = Evidence(
@@ -246,7 +246,7 @@ def family_of(column: str) -> str:
 
 
 def _harm(reference: Reference, rows: LabelledRows, settings: Settings) -> Harm:
-    promise = reference.baseline.promise
+    known, promise = reference.baseline, reference.baseline.promise
     if promise is None:
         raise DataError(
             f"{reference.place}: found labels of fewer than {FEWEST_LABELS} rows, expected {FEWEST_LABELS} "
@@ -256,10 +256,9 @@ def _harm(reference: Reference, rows: LabelledRows, settings: Settings) -> Harm:
     losses = losses_of(rows, promise.span)
     bound = min(promise.upper + settings.margin, 0.99)
     alarm = detect_harm(losses, bound, settings.run_length)
-    is_class = promise.loss == "wrong"
     return Harm(
         labelled=len(losses),
-        by_class=dict(sorted(Counter(rows.labels).items())) if is_class else {},
+        by_class={} if "value" in known.columns else dict(sorted(Counter(rows.labels).items())),
         errors=int((losses > 0).sum()),
         loss=float(losses.mean()) if len(losses) else None,
         measured=promise.loss,

@@ -245,7 +245,14 @@ def _record(name: str, registry_uri: str) -> DeploymentRecord | None:
 
 
 def _said(record: DeploymentRecord | None, version: str) -> str:
-    """What the rollout of a version says, and the judge."""
+    """What the A/B test or the rollout of a version says, and the judge."""
+    experiment = None if record is None else record.experiment
+    if experiment is not None and experiment.state != "stopped":
+        for one in experiment.variants:
+            if one.version == version:
+                seen = experiment.analysis
+                said = f": {seen.decision}: {seen.why}" if seen else ""
+                return f"A/B test {experiment.id}, variant {one.name}{said}"
     rollout = None if record is None else record.rollout
     if rollout is None or rollout.version != version:
         return ""

@@ -155,7 +155,7 @@ def _answered(model: str | None, alias: str, given: Callable[[], Request]) -> tu
     from gauntlet.serving.bundle import open_model
 
     store = open_registry(gauntlet_home().registry_uri)
-    asked = _by_alias(store, _model_name(store, model), alias)
+    asked = _by_alias(store, model_name(store, model), alias)
     request = given()
     with bundle_folder(asked) as folder:
         answers = open_model(folder, asked.tags.get(BUNDLE_TAG)).answer(request)
@@ -250,7 +250,7 @@ def _sources(place: str | None, models: Sequence[str], alias: str, copies: ExitS
 
     def registered(name: str | None) -> Source:
         store = open_registry(gauntlet_home().registry_uri)
-        version = _by_alias(store, _model_name(store, name), alias)
+        version = _by_alias(store, model_name(store, name), alias)
         at = copies.enter_context(bundle_folder(version))
         return Source(at, version.name, version.version, version.tags.get(BUNDLE_TAG))
 
@@ -305,7 +305,7 @@ def promote(
     home = gauntlet_home()
     store = open_registry(home.registry_uri)
     if run is None:
-        console.say(promote_version(store, _model_name(store, name), version, to, approver, reason))
+        console.say(promote_version(store, model_name(store, name), version, to, approver, reason))
         return
     approval = approval_of(approver, reason)
     if version is not None or to is not None or approval is None or not approval.reason:
@@ -342,7 +342,7 @@ def rollback(
 
     uri = gauntlet_home().registry_uri
     store = open_registry(uri)
-    roll_back(store, uri, _model_name(store, _one(name, model)), version, by, reason, console.say)
+    roll_back(store, uri, model_name(store, _one(name, model)), version, by, reason, console.say)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -436,7 +436,8 @@ def _one(name: str | None, model: str | None) -> str | None:
     return name or model
 
 
-def _model_name(store: Registry, given: str | None) -> str:
+def model_name(store: Registry, given: str | None) -> str:
+    """The model that is meant: the given one, or the only one; else a `UsageError`."""
     names = store.names()
     if not names:
         raise UsageError(f"{gauntlet_home().registry_uri}: nothing is registered. Run a manifest first.")
