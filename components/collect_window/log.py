@@ -123,4 +123,4 @@ def answered_events(parts: Sequence[Part], events: Collection[str]) -> pa.Table:
     firsts: dict[str, int] = {}
     for at, event in enumerate(table["event_id"].to_pylist()):
         firsts.setdefault(event, at)
-    return table.take(list(firsts.values())).combine_chunks()
+    return table.take(pa.array(list(firsts.values()), pa.int64())).combine_chunks()

@@ -37,6 +37,8 @@ from gauntlet.contracts.monitoring import CollectedWindow
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.monitoring import Monitoring
 
+SURE = 0.95
+"""The confidence with which the rows of one window must keep the promise, so that an episode ends."""
 DRIFT_FILE, PAGE_FILE, TO_LABEL_FILE = "drift.json", "drift.html", "to_label.parquet"
 
 
@@ -175,7 +177,8 @@ class _Case:
             return None
         losses = self._losses(rows["predicted"].to_pylist(), rows["label"].to_pylist())
         is_class = promise.loss == "wrong"
-        upper = upper_error(int(losses.sum()), len(losses)) if is_class else upper_mean(losses)
+        errors, rows_seen = int(losses.sum()), len(losses)
+        upper = upper_error(errors, rows_seen, SURE) if is_class else upper_mean(losses, SURE)
         return upper <= self._bound
 
     def paired(self, series: pa.Table) -> Paired | None:

@@ -170,18 +170,19 @@ def test_labels_of_rows_that_the_model_is_unsure_of_prove_no_harm(place: Place) 
 
 
 def test_on_probation_the_version_before_is_compared_on_the_same_rows(place: Place) -> None:
-    labels = place.ask(1_000, seed=2, harm=0.3)
+    later = SCHEDULED.replace(year=2090)
+    labels = place.ask(1_000, seed=2, harm=0.3, time=later)
     place.label(labels)
-    shadow = rows(1_000, seed=2, version="1", bundle_sha256=place.bundles["1"])[0]
+    shadow = rows(1_000, seed=2, version="1", bundle_sha256=place.bundles["1"], time=later)[0]
     rng = np.random.default_rng(0)
     for row in shadow:  # the version before is wrong in 5 %
         row["predicted"] = labels[row["event_id"]] if rng.random() > 0.05 else "nothing"
     place.write(shadow, "1")
-    drift, event = place.judge(probation_hours=1e6)
+    drift, event = place.judge(later + timedelta(days=1), probation_hours=1e6)
     assert (drift.outcome, event) == ("roll back", None)
     assert drift.previous is not None
     assert (drift.previous.version, drift.previous.rows) == ("1", 1_000)
-    assert place.judge(probation_hours=0)[0].outcome == "retrain"
+    assert place.judge(later + timedelta(days=1), probation_hours=48)[0].outcome == "retrain"
 
 
 def test_a_retraining_waits_until_the_errors_have_cost_as_much_as_it_may(place: Place) -> None:
