@@ -65,7 +65,7 @@ def monitoring_pipeline(manifest: Manifest, platform: Platform = "local") -> bas
         registry_uri: str,
         scheduled: str = "",
         name: str = default["name"],
-        monitoring: dict = default["monitoring"],
+        monitoring: dict[str, Any] = default["monitoring"],
         max_hours: float = default["max_hours"],
         max_cost_usd: float = default["max_cost_usd"],
     ) -> None:

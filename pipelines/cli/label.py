@@ -31,6 +31,8 @@ def import_(
     """Add labels of logged requests to the manifest's table of labels.
 
     The newest label of an event counts. The same labels again change nothing.
+
+    Example: `gauntlet label import labels.csv tickets.yaml`
     """
     from dataclasses import asdict
     from datetime import datetime
