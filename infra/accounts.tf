@@ -1,6 +1,6 @@
 # None has a key: whoever needs one of them acts as it.
 resource "google_service_account" "needed" {
-  for_each = local.needs.accounts
+  for_each = local.accounts
 
   account_id   = each.value.id
   display_name = "Gauntlet: ${each.key}"

@@ -2,6 +2,12 @@
 locals {
   needs = yamldecode(file("${path.module}/../pipelines/vertex/needs.yaml"))
 
+  accounts = merge(local.needs.accounts, [for target in var.deployment_targets : local.needs.deployments[target].accounts]...)
+  all_grants = concat(
+    local.needs.grants,
+    flatten([for target in var.deployment_targets : local.needs.deployments[target].grants]),
+  )
+
   # Of everybody who is granted something: a name that is known before anything is made, and the member.
   members = merge(
     { for name, account in google_service_account.needed : name => { (name) = account.member } },
@@ -9,7 +15,7 @@ locals {
   )
 
   grants = merge([
-    for grant in local.needs.grants : {
+    for grant in local.all_grants : {
       for name, member in local.members[grant.who] :
       "${name} on ${grant.target}: ${try(grant.role, "own")}" => {
         target = grant.target
@@ -25,7 +31,7 @@ resource "google_project_iam_custom_role" "own" {
 
   role_id     = "gauntlet_${each.key}"
   title       = "Gauntlet ${each.key}"
-  description = local.needs.accounts[each.key].purpose
+  description = local.accounts[each.key].purpose
   permissions = each.value.permissions
   depends_on  = [google_project_service.needed]
 }
@@ -56,7 +62,7 @@ resource "google_artifact_registry_repository_iam_member" "needed" {
 }
 
 resource "google_service_account_iam_member" "needed" {
-  for_each = { for key, grant in local.grants : key => grant if contains(keys(local.needs.accounts), grant.target) }
+  for_each = { for key, grant in local.grants : key => grant if contains(keys(local.accounts), grant.target) }
 
   service_account_id = google_service_account.needed[each.value.target].name
   role               = each.value.role

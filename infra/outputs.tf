@@ -27,7 +27,7 @@ output "image_repository" {
 }
 
 output "service_accounts" {
-  description = "The accounts by what they do; pipelines run as release, and train-model as training."
+  description = "The accounts by what they do; pipelines run as release, train-model as training, and served models as serving, the service_account of their manifest's target."
   value       = { for name, account in google_service_account.needed : name => account.email }
 }
 

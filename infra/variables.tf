@@ -29,6 +29,17 @@ variable "submitters" {
   }
 }
 
+variable "deployment_targets" {
+  description = "Where versions are deployed, as deployment.target of manifests: cloud_run, vertex_endpoint, or nothing."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for target in var.deployment_targets : contains(["cloud_run", "vertex_endpoint"], target)])
+    error_message = "Expected cloud_run or vertex_endpoint: other targets need nothing of Google Cloud."
+  }
+}
+
 variable "repository" {
   description = "Source repository that Cloud Build was connected to (second generation), or empty: no triggers."
   type        = string

@@ -64,6 +64,24 @@ run "training_reads_data_writes_runs_and_changes_no_model" {
   }
 }
 
+run "versions_are_deployed_by_releases_and_run_as_an_account_that_only_reads" {
+  command = plan
+
+  variables {
+    deployment_targets = ["cloud_run", "vertex_endpoint"]
+  }
+
+  assert {
+    condition     = toset([for key, grant in google_project_iam_member.needed : grant.role if startswith(key, "release on ")]) == toset(["roles/aiplatform.user", "roles/logging.logWriter", "roles/monitoring.viewer", "roles/run.developer", "roles/run.invoker"])
+    error_message = "Releases may do more or less than deploying takes."
+  }
+
+  assert {
+    condition     = toset([for key, grant in merge(google_storage_bucket_iam_member.needed, google_project_iam_member.needed) : grant.role if startswith(key, "serving on ")]) == toset(["roles/logging.logWriter", "roles/storage.objectViewer"])
+    error_message = "A served model may do more than read its bundle and write its log."
+  }
+}
+
 run "all_that_can_be_asked_for" {
   command = apply
 
@@ -120,22 +138,23 @@ run "what_is_no_project_region_member_repository_digest_event_account_amount_or_
   command = plan
 
   variables {
-    project          = "123456789012"
-    region           = "europe-west4-a"
-    submitters       = ["allUsers"]
-    repository       = "https://example.com/gauntlet.git"
-    registry         = "sqlite:////gcs/bucket/gauntlet.db"
-    docker_hub       = "registry.example/demo-project/docker-hub"
-    serving_image    = "registry.example/serving:latest"
-    receiver_image   = "registry.example/components:latest"
-    scheduled_events = { weekly = { cron = "weekly", event = "{}" } }
-    billing_account  = "mine"
-    monthly_budget   = 0.5
-    alert_emails     = ["ml"]
+    project            = "123456789012"
+    region             = "europe-west4-a"
+    submitters         = ["allUsers"]
+    deployment_targets = ["local"]
+    repository         = "https://example.com/gauntlet.git"
+    registry           = "sqlite:////gcs/bucket/gauntlet.db"
+    docker_hub         = "registry.example/demo-project/docker-hub"
+    serving_image      = "registry.example/serving:latest"
+    receiver_image     = "registry.example/components:latest"
+    scheduled_events   = { weekly = { cron = "weekly", event = "{}" } }
+    billing_account    = "mine"
+    monthly_budget     = 0.5
+    alert_emails       = ["ml"]
   }
 
   expect_failures = [
-    var.project, var.region, var.submitters, var.repository, var.registry, var.docker_hub,
+    var.project, var.region, var.submitters, var.deployment_targets, var.repository, var.registry, var.docker_hub,
     var.receiver_image, var.serving_image, var.scheduled_events,
     var.billing_account, var.monthly_budget, var.alert_emails,
   ]

@@ -337,18 +337,35 @@ def render(
 
 @app.command(rich_help_panel=CLOUD)
 def doctor(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="MANIFEST", help="Look at what its deployment.target needs.")
+    ] = None,
     project: Annotated[str | None, typer.Option(help="ID of the Google Cloud project.")] = None,
     region: Annotated[
         str | None, typer.Option(help="Region of pipelines, such as europe-west4; needed with --project.")
+    ] = None,
+    service_account: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GAUNTLET_SERVICE_ACCOUNT",
+            help="With MANIFEST: the account of pipelines whose step deploy-model deploys.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List what this machine, or with --project a Google Cloud project, lacks, and what to do about it.
 
-    Nothing is changed. Exit 1 when the project lacks something; what this machine lacks is no failure.
+    With MANIFEST the list is of what deploying to its target on Google Cloud takes. Nothing is changed.
+    Exit 1 when something is lacking there; what this machine lacks is no failure.
 
     Example: `gauntlet doctor`
     """
+    if path is not None:
+        if project or region:
+            raise UsageError("MANIFEST with --project or --region: the manifest and the registry name both")
+        name, findings = _examine_target(path, service_account)
+        _report(name, findings, as_json, "terraform -chdir=infra apply -var 'deployment_targets=[…]'")
+        return
     if project is None and region is None:
         _examine_machine(as_json)
         return
@@ -359,6 +376,25 @@ def doctor(
     from gauntlet.pipelines.vertex.doctor import Examination, needs
 
     findings = list(Examination(Rest(), needs(), project, region).findings())
+    _report(project, findings, as_json, "terraform -chdir=infra apply")
+
+
+def _examine_target(path: Path, service_account: str | None) -> tuple[str, list[Finding]]:
+    from gauntlet.manifests.loading import load_manifest
+    from gauntlet.pipelines.vertex.doctor import needs, target_findings
+
+    manifest = load_manifest(path)
+    settings = manifest.deployment
+    if settings.target not in needs().deployments:
+        raise UsageError(
+            f"{path}: deployment.target {settings.target} needs nothing of Google Cloud. `gauntlet doctor` "
+            "looks at this machine."
+        )
+    registry = gauntlet_home().registry_uri
+    return str(path), list(target_findings(manifest.name, registry, settings, service_account))
+
+
+def _report(what: str, findings: Sequence[Finding], as_json: bool, provider: str) -> None:
     if as_json:
         print_json(asdict(finding) for finding in findings)
     else:
@@ -366,11 +402,11 @@ def doctor(
     missing, unseen = (sum(each.state == state for each in findings) for state in ("missing", "not seen"))
     if missing:
         raise GauntletError(
-            f"{project}: {missing} of {len(findings)} needs missing, {unseen} not seen. Do what is listed, "
-            "or all of it by `terraform -chdir=infra apply`."
+            f"{what}: {missing} of {len(findings)} needs missing, {unseen} not seen. Do what is listed, "
+            f"or all of it by `{provider}`."
         )
     notes = errors if as_json else console
-    notes.say(f"{project}: nothing missing of {len(findings)} needs, {unseen} not seen")
+    notes.say(f"{what}: nothing missing of {len(findings)} needs, {unseen} not seen")
 
 
 def _examine_machine(as_json: bool) -> None:

@@ -1,4 +1,7 @@
-"""`gauntlet doctor`: what a Google Cloud project lacks of `needs.yaml`, and the command that adds it."""
+"""`gauntlet doctor`: what a Google Cloud project lacks of `needs.yaml`, and the command that adds it.
+
+With a manifest: what its deployment target needs, of the project and of the registry URI.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,15 @@ from urllib.parse import quote
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from gauntlet.backends.factory import open_deployment
+from gauntlet.backends.google.deployment import cloud_location
 from gauntlet.backends.google.rest import NO_TOKEN, Refused, Rest
+from gauntlet.manifests.deployment import DeploymentSection
 from gauntlet.manifests.errors import UsageError
 
 SUBMITTER = "submitter"
 PROJECT = "project"
+SERVING, RELEASE = "serving", "release"
 State = Literal["ok", "missing", "not seen"]
 
 PROJECTS = "https://cloudresourcemanager.googleapis.com/v3/projects"
@@ -39,7 +46,7 @@ class Repository(_Frozen):
 
 
 class Account(_Frozen):
-    """A service account."""
+    """A service account: its id in the project, or its whole address."""
 
     id: str
     purpose: str
@@ -60,6 +67,14 @@ class Grant(_Frozen):
     permissions: tuple[str, ...]
 
 
+class TargetNeeds(_Frozen):
+    """What a target on Google Cloud needs of who deploys to it, and of whom a version runs as, `serving`."""
+
+    apis: tuple[str, ...]
+    accounts: dict[str, Account]
+    grants: tuple[Grant, ...]
+
+
 class Needs(_Frozen):
     """The whole file."""
 
@@ -68,6 +83,31 @@ class Needs(_Frozen):
     repositories: dict[str, Repository]
     accounts: dict[str, Account]
     grants: tuple[Grant, ...]
+    deployments: dict[str, TargetNeeds]
+
+    def of_target(self, target: str, serving: str | None, release: str | None) -> Needs:
+        """What deploying to a target needs of a project.
+
+        Args:
+            serving: The address of the account that versions run as; None for the target's own default.
+            release: The address of the account that pipelines run as, if those deploy too.
+        """
+        wanted = self.deployments[target]
+        addresses = {SERVING: serving, RELEASE: release}
+        accounts = {name: Account(id=id_, purpose="") for name, id_ in addresses.items() if id_}
+        deploying = {SUBMITTER, *accounts} - {SERVING}
+        return Needs(
+            apis={api: self.apis[api] for api in wanted.apis},
+            buckets={},
+            repositories={},
+            accounts=accounts,
+            grants=tuple(
+                grant
+                for grant in wanted.grants
+                if grant.who in deploying and grant.target in {PROJECT, *accounts}
+            ),
+            deployments={},
+        )
 
     def bucket(self, name: str, project: str) -> str:
         """A bucket's real name."""
@@ -75,7 +115,8 @@ class Needs(_Frozen):
 
     def email(self, account: str, project: str) -> str:
         """A service account's address."""
-        return f"{self.accounts[account].id}@{project}.iam.gserviceaccount.com"
+        id_ = self.accounts[account].id
+        return id_ if "@" in id_ else f"{id_}@{project}.iam.gserviceaccount.com"
 
 
 @cache
@@ -183,8 +224,10 @@ class Examination:
 
     def _accounts(self) -> Iterator[tuple[str, Finding]]:
         for name, account in self._needs.accounts.items():
-            make = f"gcloud iam service-accounts create {account.id} --project {self._project}"
             email = self._needs.email(name, self._project)
+            make = (
+                f"gcloud iam service-accounts create {account.id.partition('@')[0]} --project {self._project}"
+            )
             yield name, _look(self._rest, self._resources[name], "account", email, make)
 
     def _permissions(self, who: str, there: set[str]) -> Iterator[Finding]:
@@ -250,6 +293,30 @@ class Examination:
             **{name: f"{location}/{each.id}" for name, each in needs.repositories.items()},
             **{name: f"{accounts}/{needs.email(name, project)}" for name in needs.accounts},
         }
+
+
+def target_findings(
+    name: str, registry_uri: str, settings: DeploymentSection, release: str | None
+) -> Iterator[Finding]:
+    """What the deployment target of a manifest needs, of the registry and of the project.
+
+    Args:
+        release: The address of the account that pipelines run as, if those deploy too.
+
+    Raises:
+        UsageError: As `Examination`, or neither the manifest nor the registry names a project.
+        GauntletError: A service cannot be reached.
+    """
+    target, content = settings.target, settings.model_dump(mode="json", exclude_none=True)
+    location = cloud_location(registry_uri, content)
+    try:
+        open_deployment(target, name, registry_uri, content)
+    except UsageError as error:
+        yield Finding("manifest", f"deployment.target {target}", "missing", str(error))
+    else:
+        yield Finding("manifest", f"deployment.target {target}", "ok")
+    wanted = needs().of_target(target, content[target].get("service_account"), release)
+    yield from Examination(Rest(), wanted, location.project, location.region).findings()
 
 
 def _found(group: str, need: str, there: bool, action: str) -> Finding:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.cli import main
@@ -290,6 +293,101 @@ def test_a_busy_service_says_nothing_of_the_project(
     assert "cloudresourcemanager.googleapis.com: answers 503. Run again in a minute." in printed
 
 
+REGISTRY = "vertex://demo/europe-west4?staging=gs://demo-gauntlet-runs/models"
+IMAGE = f"europe-west4-docker.pkg.dev/demo/images/serving@sha256:{'1' * 64}"
+SERVING = "gauntlet-serving@demo.iam.gserviceaccount.com"
+RELEASE = "gauntlet-release@demo.iam.gserviceaccount.com"
+
+
+@pytest.fixture
+def deploying(project: RestProject) -> RestProject:
+    """A project with all that both deployment targets need, where versions run as an account of their own."""
+    accounts = {"serving": f"iam/v1/projects/demo/serviceAccounts/{SERVING}", **addresses(needs())}
+    project.there.add(accounts["serving"])
+    for target in needs().deployments.values():
+        for grant in target.grants:
+            caller = {"submitter": "me", "release": RELEASE}.get(grant.who, SERVING)
+            project.permissions[caller, accounts[grant.target]] |= set(grant.permissions)
+    return project
+
+
+def examined(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, target: str, registry: str
+) -> tuple[int, str]:
+    """`gauntlet doctor` of a manifest that deploys to a target."""
+    folder = Path(os.environ["GAUNTLET_HOME"])
+    folder.mkdir(exist_ok=True)
+    manifest = yaml.safe_load(Path("manifests/emotion_sample.yaml").read_text(encoding="utf-8"))
+    manifest["deployment"] = {"target": target}
+    if target in needs().deployments:
+        manifest["deployment"][target] = {"service_account": SERVING}
+    path = folder / "deployed.yaml"
+    path.write_text(yaml.safe_dump(manifest), encoding="utf-8")
+    monkeypatch.setenv("GAUNTLET_REGISTRY", registry)
+    monkeypatch.setenv("GAUNTLET_SERVICE_ACCOUNT", RELEASE)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", str(path)])
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), " ".join((printed.out + printed.err).split())
+
+
+@pytest.mark.parametrize("target", ["cloud_run", "vertex_endpoint"])
+def test_a_manifest_whose_target_has_all_that_it_needs_is_sound(
+    target: str,
+    deploying: RestProject,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME", str(tmp_path / "home"))
+    code, printed = examined(capsys, monkeypatch, target, f"{REGISTRY}&serving_image={IMAGE}")
+    assert code == 0, printed
+    wanted = needs().deployments[target]
+    granted = sum(len(each.permissions) for each in wanted.grants if each.who != "serving")
+    # the manifest itself, and the accounts that run versions and pipelines
+    assert f"nothing missing of {1 + len(wanted.apis) + 2 + granted} needs" in printed
+
+
+@pytest.mark.parametrize(
+    ("target", "permission"),
+    [("cloud_run", "run.services.update"), ("vertex_endpoint", "aiplatform.endpoints.deploy")],
+)
+def test_what_a_deployment_target_lacks_is_listed_with_what_to_do(
+    target: str,
+    permission: str,
+    deploying: RestProject,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME", str(tmp_path / "home"))
+    account = f"iam/v1/projects/demo/serviceAccounts/{SERVING}"
+    deploying.apis.remove("monitoring.googleapis.com")
+    deploying.permissions["me", account].clear()
+    deploying.permissions[RELEASE, PROJECT].remove(permission)
+    code, printed = examined(capsys, monkeypatch, target, REGISTRY)
+    assert code == 1
+    assert "4 of " in printed
+    role = "roles/run.developer" if target == "cloud_run" else "roles/aiplatform.user"
+    for action in (
+        "found no serving_image in",
+        "gcloud services enable monitoring.googleapis.com --project demo",
+        f"gcloud iam service-accounts add-iam-policy-binding {SERVING} --member serviceAccount:"
+        "trainer@demo.iam.gserviceaccount.com --role roles/iam.serviceAccountUser --project demo",
+        f"gcloud projects add-iam-policy-binding demo --member serviceAccount:{RELEASE} --role {role}",
+    ):
+        assert action in printed, action
+
+
+def test_a_target_that_is_not_on_google_cloud_needs_nothing_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME", str(tmp_path / "home"))
+    code, printed = examined(capsys, monkeypatch, "local", REGISTRY)
+    assert code == 2
+    assert "deployment.target local needs nothing of Google Cloud. `gauntlet doctor` looks at this" in printed
+
+
 def test_who_submits_may_do_from_here_what_the_steps_may_do_there() -> None:
     """As --fallback-local does, but for what only a job of Vertex AI's does."""
     may = {
@@ -314,6 +412,11 @@ def test_every_grant_is_of_something_that_is_named_to_somebody_who_is_named() ->
 
     assert {grant.who for grant in wanted.grants} == people
     assert {grant.target for grant in wanted.grants} <= things
-    for grant in wanted.grants:
+    for target in wanted.deployments.values():
+        assert set(target.apis) <= set(wanted.apis)
+        assert {grant.who for grant in target.grants} == {"submitter", "release", *target.accounts}
+        assert {grant.target for grant in target.grants} <= things | set(target.accounts)
+    deploying = [grant for target in wanted.deployments.values() for grant in target.grants]
+    for grant in (*wanted.grants, *deploying):
         assert grant.role is None or re.fullmatch(r"roles/[a-zA-Z.]+", grant.role)
         assert grant.permissions
