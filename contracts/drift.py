@@ -26,7 +26,7 @@ PROBABILITIES = "probabilities"
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-Outcome = Literal["investigate", "too little", "retrain", "label", "watch", "none"]
+Outcome = Literal["investigate", "too little", "roll back", "retrain", "label", "reweigh", "watch", "none"]
 
 
 class ColumnChange(Document):
@@ -37,7 +37,7 @@ class ColumnChange(Document):
 
     family: str
     column: str
-    statistic: Literal["KS", "TV", "MMD"]
+    statistic: Literal["KS", "TV", "MMD", "T2"]
     effect: float
     p_value: float
     detectable: float | None = None
@@ -83,10 +83,43 @@ class Estimated(Document):
     withheld: str | None = None
 
 
+class Paired(Document):
+    """The answers of another version to the same labelled rows.
+
+    Attributes:
+        version: The other version.
+        rows: The labelled rows that both have answered.
+        errors, other_errors: Of this version, and of the other.
+        p_value: Of this version being no worse: the exact test of McNemar, one-sided.
+    """
+
+    version: str
+    rows: int
+    errors: int
+    other_errors: int
+    p_value: float
+
+
+class Cost(Document):
+    """What the errors above the promised ones have cost since the harm began, and a retraining at most."""
+
+    errors: float
+    since: str
+    spent_usd: float
+    retraining_usd: float
+
+
 class DriftRecord(Document):
     """What was found in a window, and the outcome with its reason and its next step.
 
-    `families` are the p-values of no change by family, adjusted over the families.
+    Attributes:
+        families: The p-values of no change by family, adjusted over the families.
+        previous: The version before, while this one is on probation.
+        rescored: This version on the window that its training was asked for; `version` is that of then.
+        rescored_keeps_promise: Whether it keeps its promise there.
+        only_shares: Whether only the shares of the classes have changed; None if that cannot be told.
+        keeps_promise: Whether the labelled rows of the window itself show that the model keeps its promise;
+            None if they are too few to tell.
     """
 
     written_by: ClassVar[str] = "detect-drift"
@@ -108,6 +141,12 @@ class DriftRecord(Document):
     changes: tuple[ColumnChange, ...] = ()
     harm: Harm | None = None
     estimated: Estimated | None = None
+    previous: Paired | None = None
+    rescored: Paired | None = None
+    rescored_keeps_promise: bool | None = None
+    cost: Cost | None = None
+    only_shares: bool | None = None
+    keeps_promise: bool | None = None
     format: int = FORMAT
 
 
@@ -223,6 +262,8 @@ class BaselineArrays:
         frequencies: Of the random Fourier features, float64 (D, F / 2); None without them, as the next two.
         mean: The mean features, float64 (F,).
         eigenvalues: Those of the features' covariance that are above 0, float64 (…,).
+        whitening: What makes uncorrelated normal scores of unit variance of those of the columns, float64
+            (D, …); see `components/detect_drift/change.py`. None of rows that do not differ.
     """
 
     edges: Mapping[str, Floats]
@@ -232,6 +273,7 @@ class BaselineArrays:
     frequencies: Floats | None = None
     mean: Floats | None = None
     eigenvalues: Floats | None = None
+    whitening: Floats | None = None
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all; the same arrays give the same bytes."""
