@@ -13,13 +13,15 @@ from gauntlet.components.convert_to_onnx.subject import HeldOut, Subject
 from gauntlet.components.detect_drift.counts import OK, LabelledRows, count_rows
 from gauntlet.components.detect_drift.reference import MadeOf, log_reference
 from gauntlet.contracts.drift import ARRAYS_FILE, BASELINE_FILE
+from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, BundleInfo, of_kind
 from gauntlet.serving.images import MOST_PIXELS
 from gauntlet.serving.interface import Answer, InputError, LoggedModel, Row
 from gauntlet.serving.request_log import SCHEMA_VERSION, arrow_schema, described
 
-COUNTED, FITTED = "test", "validation"
+COUNTED: SplitName = "test"
+FITTED: SplitName = "validation"
 """The split that is counted and whose loss is promised, and the split that the calibration is fitted on."""
 COUNTED_ROWS, FITTED_ROWS = 5_000, 2_000
 BATCH = 32
@@ -48,6 +50,7 @@ def write_baseline(folder: Path, bundle: Path, info: BundleInfo, subject: Subjec
         split=COUNTED,
         labels=info.labels,
         span=counted.span,
+        left_out=tuple(sorted(counted.left_out)),
         fitted_on=None if fitted is None else _labelled(model, fitted),
         model_sha256=info.files[MODEL_FILE],
         tokenizer_sha256=info.files.get(TOKENIZER_FILE),

@@ -81,7 +81,7 @@ class ClassifierSubject(ScoredSubject[AnyRows, "ClassScores"]):
         rows = self.read_rows(split)
         at = self.drawn(len(rows), most)
         truth = labels_of(rows.truth[at], len(rows.labels))
-        names = [", ".join(rows.labels[c] for c in np.flatnonzero(of_row)) for of_row in truth]
+        names = [", ".join(rows.labels[c] for c in np.flatnonzero(of_row).tolist()) for of_row in truth]
         return HeldOut([rows.parts(row) for row in at], names, self.span)
 
     @property

@@ -74,7 +74,7 @@ def test_the_baseline_of_a_bundle_finds_what_reference_rows_find(tmp_path: Path,
     assert (clean.outcome, clean.changed, clean.faults, clean.reference_rows) == ("none", (), (), 2_000)
     found = rows(800, seed=3, longer=1.2, bundle_sha256=served(bundle))[0]
     longer = outcome(tmp_path / "longer", bundle, found)
-    assert (longer.outcome, longer.changed) == ("watch", ("features",))
+    assert (longer.outcome, longer.changed) == ("watch", ("features", "joint"))
     reference = tmp_path / "reference"
     write(reference, rows(2_000, seed=1, bundle_sha256=served(bundle))[0])
     output = tmp_path / "other"

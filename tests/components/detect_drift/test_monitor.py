@@ -113,9 +113,9 @@ def test_longer_texts_are_watched_and_not_retrained_on(
     tmp_path: Path, reference: tuple[Path, dict[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = outcome(tmp_path, reference[0], rows(800, seed=3, longer=1.2)[0])
-    assert (record.outcome, record.changed) == ("watch", ("features",))
+    assert (record.outcome, record.changed) == ("watch", ("features", "joint"))
     said = capsys.readouterr().out
-    assert "features changed" in said
+    assert "features, joint changed" in said
     assert "--labels" in said
 
 
