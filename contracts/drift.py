@@ -37,7 +37,7 @@ class ColumnChange(Document):
 
     family: str
     column: str
-    statistic: Literal["KS", "TV", "MMD"]
+    statistic: Literal["KS", "TV", "MMD", "T2"]
     effect: float
     p_value: float
     detectable: float | None = None
@@ -218,7 +218,7 @@ class Baseline(Document):
             if answers are numbers.
         labels: The classes in the order of the probabilities.
         energy_bound: 99 % of the rows have an energy up to it; None if the model has none.
-        largest_client: The largest share of the rows of one client; 0 of held-out rows.
+        largest_client: The largest share of the rows of one client; None of held-out rows, which nobody sent.
         promise: None if the rows have no label that the column `predicted` could be compared with.
         calibration: None if the rows have no probabilities that sum to 1, or no label.
         random_features: None if the rows have no probabilities, or they hardly differ.
@@ -236,7 +236,7 @@ class Baseline(Document):
     predicted: Mapping[str, int]
     labels: tuple[str, ...] = ()
     energy_bound: float | None = None
-    largest_client: float = 0.0
+    largest_client: float | None = None
     promise: Promise | None = None
     calibration: Calibration | None = None
     random_features: RandomFeatures | None = None
@@ -259,6 +259,8 @@ class BaselineArrays:
         frequencies: Of the random Fourier features, float64 (D, F / 2); None without them, as the next two.
         mean: The mean features, float64 (F,).
         eigenvalues: Those of the features' covariance that are above 0, float64 (…,).
+        whitening: What makes uncorrelated normal scores of unit variance of those of the columns, float64
+            (D, …); see `components/detect_drift/change.py`. None of rows that do not differ.
     """
 
     edges: Mapping[str, Floats]
@@ -268,6 +270,7 @@ class BaselineArrays:
     frequencies: Floats | None = None
     mean: Floats | None = None
     eigenvalues: Floats | None = None
+    whitening: Floats | None = None
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all; the same arrays give the same bytes."""

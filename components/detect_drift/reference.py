@@ -18,7 +18,15 @@ import pyarrow.compute as pc
 
 from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.registry import BUNDLE_TAG
-from gauntlet.components.detect_drift.change import SEED, Counts, Floats, MeanFeatures, counted, edges_of
+from gauntlet.components.detect_drift.change import (
+    SEED,
+    Counts,
+    Floats,
+    MeanFeatures,
+    MeanScores,
+    counted,
+    edges_of,
+)
 from gauntlet.components.detect_drift.counts import (
     OK,
     LabelledRows,
@@ -54,6 +62,7 @@ FEWEST_LABELS = 100
 SUPPORT = 0.99
 """Rows with an energy above that quantile of the reference lie outside its support."""
 SHOWN_SHA256 = 12
+LOG = "log"  # in place of a split
 MOST_CLASSES = 50
 SUMS_TO_ONE = 1e-3
 
@@ -69,7 +78,7 @@ class MadeOf:
     """
 
     task: str = ""
-    split: str = "log"
+    split: str = LOG
     labels: tuple[str, ...] = ()
     span: float | None = None
     fitted_on: LabelledRows | None = None
@@ -100,6 +109,13 @@ class Reference:
         if made is None or arrays.frequencies is None or arrays.mean is None or arrays.eigenvalues is None:
             return None
         return MeanFeatures(arrays.frequencies, arrays.mean, arrays.eigenvalues, made.rows, made.bandwidth)
+
+    @property
+    def scores(self) -> MeanScores | None:
+        """The mean normal scores of its columns."""
+        counts, whitening = self.arrays.counts, self.arrays.whitening
+        columns = {name: counts[name] for name in self.baseline.columns}
+        return None if whitening is None else MeanScores(columns, whitening)
 
     def with_promise_of(self, other: Reference) -> Reference:
         """The same with what another reference of the same bundle knows from labels, if this one has none."""
@@ -167,14 +183,19 @@ def log_reference(
     if some is None:
         raise DataError(f"{place}: found no answered row, expected some. Name other reference rows.")
     columns, probabilities = dict(numbers_of(some)), vectors_of(place, some, None)
+    whole = columns
     if probabilities is not None:
-        probabilities = probabilities[np.isfinite(probabilities).all(1)]
-        columns |= {name_of(at): probabilities[:, at] for at in range(probabilities.shape[1])}
+        is_finite = np.isfinite(probabilities).all(1)
+        probabilities = probabilities[is_finite]
+        of_classes = {name_of(at): probabilities[:, at] for at in range(probabilities.shape[1])}
+        whole = {name: values[is_finite] for name, values in columns.items()} | of_classes
+        columns |= of_classes
     edges = {name: of for name in sorted(columns) if len(of := edges_of(columns[name]))}
     energy = columns.get("energy")
     bound = None if energy is None or np.isnan(energy).all() else float(np.nanquantile(energy, SUPPORT))
     window = count_rows(place, pieces, edges, bound, labels)
     features = None if probabilities is None else MeanFeatures.of(np.sqrt(probabilities))
+    scores = MeanScores.of(window.counts, edges, whole)
     names = made_of.labels or _classes_of(some, probabilities)
     labelled = window.labelled if _is_enough(window.labelled) else None
     fitted_on = made_of.fitted_on if made_of.fitted_on is not None else labelled
@@ -187,7 +208,7 @@ def log_reference(
         predicted=window.predicted,
         labels=names,
         energy_bound=bound,
-        largest_client=window.largest_client,
+        largest_client=window.largest_client if made_of.split == LOG else None,
         promise=None if labelled is None else promise_of(labelled, made_of.span),
         calibration=None if labelled is None else _calibration(fitted_on, labelled, names),
         random_features=(
@@ -207,6 +228,7 @@ def log_reference(
         frequencies=None if features is None else features.frequencies,
         mean=None if features is None else features.mean,
         eigenvalues=None if features is None else features.eigenvalues,
+        whitening=None if scores is None else scores.whitening,
     )
     return Reference(place, window.model, window.bundle, baseline, arrays)
 

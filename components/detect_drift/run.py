@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from gauntlet.components.detect_drift.change import (
+    JOINT,
     Change,
     classes_of_counts,
     detectable,
@@ -166,8 +167,8 @@ def find_faults(reference: Reference, window: Window) -> list[str]:
     if len(window.sample_rates) > 1:
         rates = ", ".join(f"{rate:g}" for rate in window.sample_rates)
         found.append(f"the sample rate changed within the window: {rates}")
-    is_one_client = window.largest_client > MOST_OF_A_CLIENT > 2 * known.largest_client
-    if is_one_client and total >= FEWEST_OF_CLIENTS:
+    had_many = known.largest_client is not None and 2 * known.largest_client < MOST_OF_A_CLIENT
+    if had_many and window.largest_client > MOST_OF_A_CLIENT and total >= FEWEST_OF_CLIENTS:
         found.append(f"{window.largest_client:.0%} of the rows come from one client")
     if not window.rows:
         return found
@@ -214,6 +215,8 @@ def _changes(reference: Reference, window: Window) -> list[Change]:
         if counts[:-1].any():
             ks = ks_of_counts(counts, reference.arrays.counts[name])
             found.append(Change(family_of(name), name, "KS", *ks))
+    if reference.scores is not None:
+        found.append(Change(JOINT, "all numbers", "T2", *reference.scores.compared(window.counts)))
     if known.predicted and window.predicted and "value" not in known.columns:
         answers = sorted(known.predicted.keys() | window.predicted.keys())
         of_window, of_reference = (
@@ -231,7 +234,7 @@ def _changes(reference: Reference, window: Window) -> list[Change]:
             f"{reference.place}."
         )
     if features is not None and len(ours):
-        found.append(Change("joint", PROBABILITIES, "MMD", *features.compared(np.sqrt(ours))))
+        found.append(Change(PROBABILITIES, PROBABILITIES, "MMD", *features.compared(np.sqrt(ours))))
     return found
 
 
