@@ -14,8 +14,8 @@ import yaml
 from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.contracts.training_request import TrainingRequest, decision_event
-from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.errors import ManifestError, UsageError
+from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.monitoring import local_jobs, take_request
 from gauntlet.pipelines.monitoring import compile_monitoring, monitoring_job
@@ -47,6 +47,15 @@ def test_the_window_is_that_of_the_scheduled_time_and_no_step_is_cached(
     assert "scheduled" not in spec["root"]["inputDefinitions"]["parameters"]
     commands = [one["container"]["command"] for one in spec["deploymentSpec"]["executors"].values()]
     assert all("exec python3" in command[-1] or "exec python3" in str(command) for command in commands)
+
+
+def test_a_runs_own_copy_of_a_manifest_is_the_same(tmp_path: Path) -> None:
+    for overrides in ([], LOG):
+        manifest = load_manifest(SAMPLE, overrides)
+        save_manifest(manifest, tmp_path / "manifest.yaml")
+        assert load_manifest(tmp_path / "manifest.yaml") == manifest
+    with pytest.raises(ManifestError, match="log is missing"):
+        load_manifest(SAMPLE, ["monitoring.window_hours=1"])
 
 
 def test_a_manifest_without_a_log_has_no_monitoring() -> None:
