@@ -99,7 +99,7 @@ def change(records: MonitoringRecords, name: str, how: Change) -> MonitoringReco
 
 def record_answer(records: MonitoringRecords, name: str, event: str, outcome: str, message: str) -> None:
     """Record what the receiver, or `gauntlet monitor` in its place, answered to a request."""
-    progress = "rejected" if outcome == "rejected" else PROGRESS.get(outcome, "skipped")
+    progress: Progress = "rejected" if outcome == "rejected" else PROGRESS.get(outcome, "skipped")
     now = datetime.now(UTC).replace(microsecond=0)
     change(records, name, lambda before: answered(before, event, progress, f"{outcome}: {message}", now))
 
