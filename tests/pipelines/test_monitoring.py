@@ -13,7 +13,7 @@ import yaml
 
 from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.backends.google.location import VertexLocation
-from gauntlet.contracts.training_request import TrainingRequest, decision_event
+from gauntlet.contracts.training_request import CLOUD_EVENT, TrainingRequest, decision_event
 from gauntlet.manifests.errors import ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.pipelines.home import Home
@@ -21,6 +21,7 @@ from gauntlet.pipelines.local.monitoring import local_jobs, take_request
 from gauntlet.pipelines.monitoring import compile_monitoring, monitoring_job
 from gauntlet.pipelines.platforms import Platform
 from gauntlet.pipelines.terminal import console
+from gauntlet.pipelines.trigger.receiver import read_delivery
 from tests.fakes.cloud import FakeCloud
 from tests.pipelines.test_cli import SAMPLE, gauntlet
 from tests.pipelines.test_vertex_schedules import there
@@ -136,3 +137,14 @@ def test_runs_on_this_machine_count_for_the_same_limits(
     assert "daily cap: 1 runs in 24 hours" in " ".join(capsys.readouterr().out.split())
     assert len(home.runs()) == before
     assert json.loads((home.folder / "monitoring" / "emotion_sample.json").read_text())["episode"] is None
+
+
+def test_a_request_that_made_a_run_makes_no_second_one(home: Home) -> None:
+    request = TrainingRequest(manifest="emotion_sample", reason="drift")
+    event = decision_event(request, "episode", "emotion_sample", "2", datetime.now(UTC))
+    delivery = read_delivery({"content-type": CLOUD_EVENT}, json.dumps(event).encode())
+    mark = home.folder / "monitoring" / "emotion_sample" / "requests" / f"{delivery.job_id}.json"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("{}")
+    assert take_request(event, Path(SAMPLE), (), home, console) == "duplicate"
+    assert home.runs() == []
