@@ -72,9 +72,14 @@ def monitoring_pipeline(manifest: Manifest, platform: Platform = "local") -> bas
     `registry_uri` belongs to a run; on this machine `scheduled` too, which other platforms set.
 
     Raises:
-        UsageError: The manifest names no log.
+        UsageError: The manifest names no log, or asks the platform for what only `gauntlet monitor` does.
     """
     default = monitoring_parameters(manifest)
+    if platform != "local" and manifest.monitoring.roll_back == "automatic":
+        raise UsageError(
+            f"{manifest.name}: monitoring.roll_back: found automatic, expected ask: on {platform} nothing "
+            "may move the requests back. `gauntlet monitor` on a machine of yours does."
+        )
 
     def pipeline(
         registry_uri: str,

@@ -73,6 +73,13 @@ def test_compile_writes_the_monitoring_beside_the_training(tmp_path: Path) -> No
     ]
 
 
+def test_a_platform_moves_no_requests_back(tmp_path: Path) -> None:
+    manifest = load_manifest(SAMPLE, [*LOG, "monitoring.roll_back=automatic"])
+    compile_monitoring(manifest, tmp_path / "local.yaml", "local")
+    with pytest.raises(UsageError, match="found automatic, expected ask: on vertex"):
+        compile_monitoring(manifest, tmp_path / "vertex.yaml", "vertex")
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     schedule = {
