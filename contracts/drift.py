@@ -214,6 +214,8 @@ class Baseline(Document):
         rows: How many rows were counted.
         columns: The columns of the request log with numbers, sorted, and `probabilities[0]`, … for a model
             with probabilities. `BaselineArrays` has their edges and counts.
+        left_out: Columns that the request decides and not the row, such as the most tokens of an answer: they
+            are not compared.
         predicted: How many rows were given each answer of the column `predicted`; empty if there is none, or
             if answers are numbers.
         labels: The classes in the order of the probabilities.
@@ -233,6 +235,7 @@ class Baseline(Document):
     split: str
     rows: int
     columns: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     predicted: Mapping[str, int]
     labels: tuple[str, ...] = ()
     energy_bound: float | None = None

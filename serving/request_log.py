@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from http.client import HTTPException
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -182,6 +183,8 @@ class RequestLog:
         self._thread.join(timeout)
 
     def _write(self) -> None:
+        if self._part is _ParquetPart:
+            import_module("pyarrow.parquet")  # now: a server that ends waits a second for the last rows only
         is_closing = False
         while not is_closing:
             is_closing = self._closing.wait(GATHER_SECONDS)

@@ -48,6 +48,7 @@ def write_baseline(folder: Path, bundle: Path, info: BundleInfo, subject: Subjec
         split=COUNTED,
         labels=info.labels,
         span=counted.span,
+        left_out=tuple(sorted(counted.left_out)),
         fitted_on=None if fitted is None else _labelled(model, fitted),
         model_sha256=info.files[MODEL_FILE],
         tokenizer_sha256=info.files.get(TOKENIZER_FILE),

@@ -18,6 +18,7 @@ Numbers = npt.NDArray[np.int64]
 
 BETS = 8
 SMALLEST_BET, LARGEST_BET = 0.02, 0.95
+LARGEST_LOSS_BET = 0.5
 CALIBRATION_BINS = 15
 Z_95 = 1.959963984540054
 LEAST_PROBABILITY = 1e-12
@@ -45,13 +46,18 @@ def upper_error(errors: int, rows: int, confidence: float = 0.99) -> float:
 
 
 def upper_mean(losses: Floats, confidence: float = 0.99) -> float:
-    """The one-sided upper bound of the mean of losses from 0 to 1, (N,), N ≥ 2.
+    """The one-sided upper bound of the mean of losses from 0 to 1, (N,), that were drawn in this order.
 
-    It is the empirical Bernstein bound of Maurer and Pontil (https://arxiv.org/abs/0907.3740, theorem 4).
+    It is the empirical Bernstein bound of Waudby-Smith and Ramdas (https://arxiv.org/abs/2010.09686, theorem
+    2), which is narrow where losses differ little.
     """
-    rows, spread = len(losses), math.log(2 / (1 - confidence))
-    deviation = math.sqrt(2 * float(losses.var(ddof=1)) * spread / rows)
-    return min(1.0, float(losses.mean()) + deviation + 7 * spread / (3 * (rows - 1)))
+    spread, seen = -math.log(1 - confidence), np.arange(1, len(losses) + 1)
+    means = (0.5 + losses.cumsum()) / (seen + 1)
+    variances = (0.25 + ((losses - means) ** 2).cumsum()) / (seen + 1)
+    mean_before, variance_before = np.append(0.5, means[:-1]), np.append(0.25, variances[:-1])
+    bets = np.minimum(np.sqrt(2 * spread / (variance_before * len(losses))), LARGEST_LOSS_BET)
+    cost = (losses - mean_before) ** 2 * (-np.log1p(-bets) - bets)
+    return min(1.0, float((bets @ losses + spread + cost.sum()) / bets.sum()))
 
 
 def detect_harm(losses: Floats, bound: float, run_length: float) -> Alarm:

@@ -74,6 +74,7 @@ class MadeOf:
     Attributes:
         labels: The classes in the order of the probabilities; by default as the rows show them.
         span: See `Promise.span`.
+        left_out: See `Baseline.left_out`.
         fitted_on: Other labelled rows that the calibration is fitted on; by default the same.
     """
 
@@ -81,6 +82,7 @@ class MadeOf:
     split: str = LOG
     labels: tuple[str, ...] = ()
     span: float | None = None
+    left_out: tuple[str, ...] = ()
     fitted_on: LabelledRows | None = None
     model_sha256: str | None = None
     tokenizer_sha256: str | None = None
@@ -205,6 +207,7 @@ def log_reference(
         split=made_of.split,
         rows=window.rows,
         columns=tuple(edges),
+        left_out=made_of.left_out,
         predicted=window.predicted,
         labels=names,
         energy_bound=bound,

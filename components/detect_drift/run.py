@@ -178,7 +178,9 @@ def find_faults(reference: Reference, window: Window) -> list[str]:
         if not name.startswith(PROBABILITIES):
             found += _column_faults(name, reference, window)
     found += [
-        f"{name} is not in the reference" for name in window.unknown if not name.startswith(PROBABILITIES)
+        f"{name} is not in the reference"
+        for name in window.unknown
+        if not name.startswith(PROBABILITIES) and name not in known.left_out
     ]
     for name, ours, theirs in (
         ("predicted", bool(window.predicted), bool(known.predicted)),

@@ -18,6 +18,14 @@ from tests.drawn_cards import HEIGHT, WIDTH, dataset, write_cards
 from tests.end_to_end.conftest import System
 
 pytestmark = pytest.mark.usefixtures("warm_processes")
+FILES = {
+    "golden.json",
+    "model.onnx",
+    "monitoring.json",
+    "monitoring.npz",
+    "parity.json",
+    "training_rows.npz",
+}
 PER_GRADE = {"train": 10, "val": 3, "test": 4}
 
 
@@ -82,7 +90,7 @@ def test_the_bundle_takes_two_images_of_raw_pixels_and_gives_grades_and_more(sys
         "centering": ["batch", 4],
         "edge_damage": ["batch", 2],
     }
-    assert info["files"].keys() == {"golden.json", "model.onnx", "parity.json", "training_rows.npz"}
+    assert info["files"].keys() == FILES
     rows = {row["name"]: row for row in output(system, "convert-to-onnx/candidates")["candidates"]}
     assert rows["plain"]["max_abs_difference"] < 1e-4
     assert "does not run" not in str(rows["int8_static"]["reason"])

@@ -18,6 +18,14 @@ from gauntlet.tasks.image_classification.tiny import write_files
 from tests.drawn_images import SHAPES, dataset, draw
 from tests.end_to_end.conftest import System
 
+FILES = {
+    "golden.json",
+    "model.onnx",
+    "monitoring.json",
+    "monitoring.npz",
+    "parity.json",
+    "training_rows.npz",
+}
 TEST_ROWS_PER_CLASS = 40
 
 
@@ -86,7 +94,7 @@ def test_the_bundle_takes_raw_pixels_and_needs_no_tokenizer(system: System) -> N
     info = output(system, "convert-to-onnx/bundle/bundle.json")
     assert info["inputs"] == [{"name": "images", "dtype": "uint8", "shape": ["batch", 1, 16, 16]}]
     assert "max_length" not in info
-    assert info["files"].keys() == {"golden.json", "model.onnx", "parity.json", "training_rows.npz"}
+    assert info["files"].keys() == FILES
     certificate = output(system, "convert-to-onnx/bundle/parity.json")
     rows = output(system, "validate-data/splits/statistics.json")["rows"]
     assert (certificate["rows"], certificate["left_padded_rows"]) == (rows["validation"], 0)

@@ -16,6 +16,7 @@ from gauntlet.components.detect_drift.harm import (
     fit_calibration,
     shifted_priors,
     upper_error,
+    upper_mean,
 )
 
 
@@ -23,6 +24,14 @@ def test_the_promised_error_is_clopper_and_pearsons_bound() -> None:
     exact = binomtest(200, 2_000).proportion_ci(0.98, method="exact").high
     assert upper_error(200, 2_000) == pytest.approx(exact)
     assert upper_error(5, 5) == 1.0
+
+
+def test_the_bound_of_a_mean_loss_holds_and_is_narrow() -> None:
+    losses = np.random.default_rng(6).beta(1, 6, (400, 500))  # a mean of 1 / 7 and a deviation of 0.124
+    bounds = np.array([upper_mean(of) for of in losses])
+    # If 1 % of bounds are too low, 99.9 % of such counts are at most 11
+    assert (bounds < 1 / 7).sum() <= 11
+    assert bounds.mean() < 1 / 7 + 4.5 * 0.124 / np.sqrt(500)
 
 
 def test_a_doubled_error_is_proven_within_700_rows_at_one_false_alarm_in_a_million() -> None:
