@@ -185,8 +185,18 @@ def open_records(name: str, registry_uri: str) -> Records:
 
 
 def open_monitoring(name: str, registry_uri: str) -> MonitoringRecords:
-    """The record of the monitoring of the model `name`."""
-    return MonitoringRecords(_opened(MONITORING_FOLDER, name, registry_uri))
+    """The record of the monitoring of the model `name`.
+
+    Raises:
+        UsageError: The registry is on Vertex AI and names no bucket: a file would end with a step's machine.
+    """
+    file = _opened(MONITORING_FOLDER, name, registry_uri)
+    if registry_uri.startswith(VERTEX) and isinstance(file, FileRecords):
+        raise UsageError(
+            f"registry: found {registry_uri}, expected ?staging=gs://BUCKET/FOLDER at its end: the record of "
+            "the monitoring is kept there."
+        )
+    return MonitoringRecords(file)
 
 
 def _opened(folder: str, name: str, registry_uri: str) -> Records:

@@ -21,6 +21,8 @@ class Monitoring(Section):
         labels: The folder of the table of labels, which `gauntlet label import` writes.
         reference: Rows that the same bundle answered when all was well: a folder of a request log, for a
             bundle without a baseline of its own.
+        rows: The folder where labelled rows are written for the next training, as JSON lines with the columns
+            of the dataset: a folder that the pattern `dataset.uri` covers.
         window_hours: The hours of a window. Windows begin at multiples of it since 1970, in UTC.
         min_rows: The answered rows that a window needs.
         tolerance: The smallest difference of a column that counts as a change.
@@ -41,6 +43,7 @@ class Monitoring(Section):
     log: str | None = Field(None, pattern=Place)
     labels: str | None = Field(None, pattern=Place)
     reference: str | None = Field(None, pattern=Place)
+    rows: str | None = Field(None, pattern=Place)
     window_hours: int = Field(24, ge=1, le=24 * 31)
     min_rows: int = Field(200, ge=1)
     tolerance: float = Field(0.05, ge=0, le=1)
@@ -59,6 +62,7 @@ class Monitoring(Section):
 
     @model_validator(mode="after")
     def _has_a_log(self) -> Self:
-        if self.log is None and self.model_fields_set - {"log"}:
+        fields = type(self).model_fields.items()  # a run's own copy of the manifest spells all defaults out
+        if self.log is None and any(getattr(self, name) != field.default for name, field in fields):
             raise ValueError("log is missing: name the folder of the request log, or leave monitoring out")
         return self

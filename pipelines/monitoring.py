@@ -35,7 +35,7 @@ def monitoring_parameters(manifest: Manifest) -> dict[str, Any]:
     """The pipeline's parameters as the manifest sets them.
 
     Raises:
-        UsageError: The manifest names no log.
+        UsageError: The manifest names no log, or the kind cannot write rows for a training.
     """
     if not is_monitored(manifest):
         raise UsageError(
@@ -46,9 +46,24 @@ def monitoring_parameters(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "monitoring": as_parameter(manifest.monitoring),
+        "columns": _columns(manifest),
         "max_hours": resources.max_hours,
         "max_cost_usd": resources.max_cost_usd,
     }
+
+
+def _columns(manifest: Manifest) -> dict[str, str]:
+    """The columns of labelled rows in the manifest's dataset; none if no rows are written."""
+    if manifest.monitoring.rows is None:
+        return {}
+    of_kind = getattr(manifest.kind.role("data"), "labelled_columns", None)
+    if of_kind is None:
+        raise UsageError(
+            f"{manifest.name}: monitoring.rows: found {manifest.monitoring.rows}, but rows of the task kind "
+            f"{manifest.task} cannot be written from the log. Leave the key out."
+        )
+    found: dict[str, str] = of_kind(manifest.dataset)
+    return found
 
 
 def monitoring_pipeline(manifest: Manifest, platform: Platform = "local") -> base_component.BaseComponent:
@@ -57,15 +72,21 @@ def monitoring_pipeline(manifest: Manifest, platform: Platform = "local") -> bas
     `registry_uri` belongs to a run; on this machine `scheduled` too, which other platforms set.
 
     Raises:
-        UsageError: The manifest names no log.
+        UsageError: The manifest names no log, or asks the platform for what only `gauntlet monitor` does.
     """
     default = monitoring_parameters(manifest)
+    if platform != "local" and manifest.monitoring.roll_back == "automatic":
+        raise UsageError(
+            f"{manifest.name}: monitoring.roll_back: found automatic, expected ask: on {platform} nothing "
+            "may move the requests back. `gauntlet monitor` on a machine of yours does."
+        )
 
     def pipeline(
         registry_uri: str,
         scheduled: str = "",
         name: str = default["name"],
         monitoring: dict[str, Any] = default["monitoring"],
+        columns: dict[str, Any] = default["columns"],
         max_hours: float = default["max_hours"],
         max_cost_usd: float = default["max_cost_usd"],
     ) -> None:
@@ -78,6 +99,7 @@ def monitoring_pipeline(manifest: Manifest, platform: Platform = "local") -> bas
         )
         requested = request_training(
             monitoring=monitoring,
+            columns=columns,
             name=name,
             registry_uri=registry_uri,
             max_hours=max_hours,
@@ -101,7 +123,7 @@ def monitoring_pipeline(manifest: Manifest, platform: Platform = "local") -> bas
 
 def require_reachable_log(manifest: Manifest) -> None:
     """Raise a `UsageError` for a log, labels or reference rows that no step elsewhere can read."""
-    named = {key: getattr(manifest.monitoring, key) for key in ("log", "labels", "reference")}
+    named = {key: getattr(manifest.monitoring, key) for key in ("log", "labels", "reference", "rows")}
     local = [f"monitoring.{key}: found {uri}" for key, uri in named.items() if uri and "://" not in uri]
     if local:
         raise UsageError(

@@ -18,7 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
-from gauntlet.backends.storage import is_folder, join, list_files, local_path, read_bytes, upload
+from gauntlet.backends.storage import (
+    is_folder,
+    join,
+    list_files,
+    list_folders,
+    local_path,
+    read_bytes,
+    upload,
+)
 from gauntlet.manifests.errors import DataError, UsageError
 
 SUFFIX = ".parquet"
@@ -162,7 +170,9 @@ def newest_labels(folder: str) -> pa.Table:
         DataError: A file of the table cannot be read.
     """
     here = local_path(folder)
-    if here is not None and not here.exists():
+    above, _, name = folder.rstrip("/").rpartition("/")
+    is_there = here.exists() if here is not None else name in list_folders(above)
+    if not is_there:
         return SCHEMA.empty_table()
     if not is_folder(folder):
         raise UsageError(f"{folder}: found a file, expected the folder of the table of labels.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from pyarrow import parquet
 
 from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.registry import ModelVersion, with_number
+from gauntlet.backends.storage import fetch, join, list_tree, local_path
 from gauntlet.components.collect_window.labels import newest_labels
 from gauntlet.components.collect_window.run import ALARM_FILE, LABELLED_FILE, ROWS_FOLDER, WINDOW_FILE
 from gauntlet.components.detect_drift.counts import LabelledRows, Window, count_rows
@@ -118,9 +120,21 @@ def _reference(monitoring: Monitoring, bundle: Path) -> Reference:
     """The bundle's baseline, or the manifest's reference rows with what the bundle promises."""
     if monitoring.reference is None:
         return bundle_reference(bundle)
-    place = Path(monitoring.reference.removeprefix("file://"))
-    labels = newest_labels(monitoring.labels) if monitoring.labels else None
-    given = labels and dict(zip(labels["event_id"].to_pylist(), labels["label"].to_pylist(), strict=True))
+    here = local_path(monitoring.reference)
+    if here is not None:
+        return _of_log(here, monitoring, bundle)
+    with TemporaryDirectory() as scratch:
+        for name in list_tree(monitoring.reference):
+            (Path(scratch) / name).parent.mkdir(parents=True, exist_ok=True)
+            fetch(join(monitoring.reference, name), Path(scratch) / name)
+        return _of_log(Path(scratch), monitoring, bundle)
+
+
+def _of_log(place: Path, monitoring: Monitoring, bundle: Path) -> Reference:
+    given = None
+    if monitoring.labels is not None:
+        labels = newest_labels(monitoring.labels)
+        given = dict(zip(labels["event_id"].to_pylist(), labels["label"].to_pylist(), strict=True))
     known = log_reference(place, Parts.below(place), given)
     try:
         return known.with_promise_of(bundle_reference(bundle))

@@ -10,6 +10,7 @@ from gauntlet.components.container_images import COMPONENTS_IMAGE
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
 def request_training(
     monitoring: dict[str, Any],
+    columns: dict[str, Any],
     name: str,
     registry_uri: str,
     max_hours: float,
@@ -29,4 +30,4 @@ def request_training(
 
         section = Monitoring.model_validate(given(monitoring))
         window_folder, drift_file = Path(window.path), Path(drift.path) / "drift.json"
-        run(name, section, registry_uri, max_hours, window_folder, drift_file, Path(request.path))
+        run(name, section, columns, registry_uri, max_hours, window_folder, drift_file, Path(request.path))

@@ -16,8 +16,9 @@ from typing import Any
 
 from gauntlet.backends.deployment import ConflictError
 from gauntlet.backends.rollouts import MonitoringRecords, open_monitoring
-from gauntlet.components.collect_window.run import WINDOW_FILE
+from gauntlet.components.collect_window.run import LABELLED_FILE, WINDOW_FILE
 from gauntlet.components.request_training.episodes import EpisodeRules, answered, judged, to_publish
+from gauntlet.components.request_training.rows import write_rows
 from gauntlet.contracts.document import write_json
 from gauntlet.contracts.drift import DriftRecord
 from gauntlet.contracts.monitoring import CollectedWindow, MonitoringRecord, Progress
@@ -36,6 +37,7 @@ Change = Callable[[MonitoringRecord], MonitoringRecord]
 def run(
     name: str,
     monitoring: Monitoring,
+    columns: Mapping[str, str],
     registry_uri: str,
     max_hours: float,
     window_folder: Path,
@@ -44,7 +46,12 @@ def run(
 ) -> dict[str, Any] | None:
     """Write the request, an empty object if none is made; returns it.
 
+    Args:
+        columns: What the dataset calls the `input`, the `label` and the `time` of a row that is added to it.
+        max_hours: How long a training may take; shorter than that no attempt follows another.
+
     Raises:
+        DataError: Rows must be added to the dataset, and the log does not store them.
         GauntletError: The record cannot be read or written, or the receiver cannot be reached.
     """
     window = CollectedWindow.read(window_folder / WINDOW_FILE)
@@ -60,6 +67,9 @@ def run(
     asked = to_publish(record, drift)
     event = None
     if asked is not None:
+        if monitoring.rows is not None:
+            count = write_rows(window_folder / LABELLED_FILE, columns, name, window.version, monitoring.rows)
+            print(f"{monitoring.rows} has {count:,} labelled rows of version {window.version}", flush=True)
         request = TrainingRequest(manifest=name, reason="drift", detail=drift.reason[:LONGEST_DETAIL])
         event = decision_event(request, asked.event, name, window.version, datetime.fromisoformat(asked.at))
     write_json(request_file, event or {})
@@ -89,7 +99,7 @@ def change(records: MonitoringRecords, name: str, how: Change) -> MonitoringReco
 
 def record_answer(records: MonitoringRecords, name: str, event: str, outcome: str, message: str) -> None:
     """Record what the receiver, or `gauntlet monitor` in its place, answered to a request."""
-    progress = "rejected" if outcome == "rejected" else PROGRESS.get(outcome, "skipped")
+    progress: Progress = "rejected" if outcome == "rejected" else PROGRESS.get(outcome, "skipped")
     now = datetime.now(UTC).replace(microsecond=0)
     change(records, name, lambda before: answered(before, event, progress, f"{outcome}: {message}", now))
 

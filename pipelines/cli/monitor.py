@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.pipelines.cli.options import HERE, Overrides
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted
@@ -124,7 +124,12 @@ def _monitor(path: Path, overrides: Sequence[str], watch: bool, at: str, as_json
     scheduled = scheduled_time(at)
     try:
         while True:
-            _judge(manifest, path, overrides, scheduled, as_json)
+            try:
+                _judge(manifest, path, overrides, scheduled, as_json)
+            except GauntletError as error:
+                if not watch:
+                    raise
+                errors.say(styled("[red]error:[/] {}", error))  # the next window may be whole again
             if not watch:
                 return
             scheduled = last_window(scheduled, hours)[1] + timedelta(hours=hours) + SETTLED

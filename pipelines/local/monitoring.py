@@ -23,7 +23,7 @@ from gauntlet.contracts.document import read_json, write_json
 from gauntlet.contracts.drift import DriftRecord
 from gauntlet.contracts.monitoring import MonitoringRecord
 from gauntlet.contracts.training_request import CLOUD_EVENT
-from gauntlet.manifests.errors import GauntletError, RejectedError
+from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.checks import load_affordable, require_data
@@ -40,6 +40,7 @@ from gauntlet.pipelines.live import RunView
 from gauntlet.pipelines.local.processes import acquire, temporary_folder
 from gauntlet.pipelines.local.run import execute, job_folder, run_locally, tracking_uri
 from gauntlet.pipelines.monitoring import STEPS, compile_monitoring, monitoring_parameters
+from gauntlet.pipelines.summary import print_summary
 from gauntlet.pipelines.terminal import LiteralConsole, styled
 from gauntlet.pipelines.trigger.receiver import BUDGET_PERIOD, Limits, read_delivery
 
@@ -144,13 +145,12 @@ def take_request(
     record_answer(records, name, event["id"], "submitted", "a run on this machine")
     uris = home.registry_uri, tracking_uri(manifest, home)
     finished = run_locally(manifest, home, *uris, console, source=path)
+    print_summary(finished, console)
     if finished.outcome.exit_code == 0:
         return "submitted"
-    outcome = "rejected"
-    if finished.outcome.exit_code != RejectedError.exit_code:
-        console.say(f"the run failed: {finished.outcome.headline}")
-    record_answer(records, name, event["id"], outcome, finished.outcome.headline)
-    return outcome
+    # A run that failed counts as one that was rejected: the next attempt waits too.
+    record_answer(records, name, event["id"], "rejected", finished.outcome.headline)
+    return "rejected"
 
 
 def local_jobs(home: Home, name: str, now: datetime) -> list[ListedJob]:

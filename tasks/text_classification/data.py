@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gauntlet.components.validate_data.checks import Examination
 from gauntlet.components.validate_data.text import excerpt
+from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.proposal import Proposal
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from gauntlet.tasks.texts import data as texts
@@ -29,6 +30,23 @@ SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("label", pa.int64()), ("row", 
 
 Statistics = texts.LabelledTextStatistics
 sources = texts.sources
+
+
+def labelled_columns(dataset: TextDataset) -> dict[str, str]:
+    """The columns of a logged text, its label and its time, for rows that are added to the dataset.
+
+    Raises:
+        UsageError: They have no names, or several columns are one text.
+    """
+    columns = dataset.columns
+    named = {"input": columns.text, "label": columns.label or "label", "time": columns.time}
+    if faults := [key for key, name in named.items() if not isinstance(name, str | None)]:
+        found = "; ".join(f"{key} {named[key]!r}" for key in faults)
+        raise UsageError(
+            f"dataset.columns: found {found}, expected the name of one column each: monitoring.rows writes "
+            "rows with these columns. Name them, or leave monitoring.rows out."
+        )
+    return {key: name for key, name in named.items() if isinstance(name, str)}
 
 
 def examine(dataset: TextDataset) -> Examination:

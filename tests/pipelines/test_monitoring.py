@@ -13,14 +13,15 @@ import yaml
 
 from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.backends.google.location import VertexLocation
-from gauntlet.contracts.training_request import TrainingRequest, decision_event
-from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.loading import load_manifest
+from gauntlet.contracts.training_request import CLOUD_EVENT, TrainingRequest, decision_event
+from gauntlet.manifests.errors import ManifestError, UsageError
+from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.monitoring import local_jobs, take_request
 from gauntlet.pipelines.monitoring import compile_monitoring, monitoring_job
 from gauntlet.pipelines.platforms import Platform
 from gauntlet.pipelines.terminal import console
+from gauntlet.pipelines.trigger.receiver import read_delivery
 from tests.fakes.cloud import FakeCloud
 from tests.pipelines.test_cli import SAMPLE, gauntlet
 from tests.pipelines.test_vertex_schedules import there
@@ -49,6 +50,16 @@ def test_the_window_is_that_of_the_scheduled_time_and_no_step_is_cached(
     assert all("exec python3" in command[-1] or "exec python3" in str(command) for command in commands)
 
 
+def test_a_runs_own_copy_of_a_manifest_is_the_same(tmp_path: Path) -> None:
+    for overrides in ([], LOG):
+        manifest = load_manifest(SAMPLE, overrides)
+        save_manifest(manifest, tmp_path / "manifest.yaml")
+        kept = load_manifest(tmp_path / "manifest.yaml")
+        assert (kept.monitoring, kept.sha256) == (manifest.monitoring, manifest.sha256)
+    with pytest.raises(ManifestError, match="log is missing"):
+        load_manifest(SAMPLE, ["monitoring.window_hours=1"])
+
+
 def test_a_manifest_without_a_log_has_no_monitoring() -> None:
     with pytest.raises(UsageError, match=r"monitoring\.log: found none"):
         monitoring_job(load_manifest(SAMPLE), {}, "gs://bucket/root", "", None)
@@ -60,6 +71,13 @@ def test_compile_writes_the_monitoring_beside_the_training(tmp_path: Path) -> No
         "emotion_sample.monitoring.yaml",
         "sample.yaml",
     ]
+
+
+def test_a_platform_moves_no_requests_back(tmp_path: Path) -> None:
+    manifest = load_manifest(SAMPLE, [*LOG, "monitoring.roll_back=automatic"])
+    compile_monitoring(manifest, tmp_path / "local.yaml", "local")
+    with pytest.raises(UsageError, match="found automatic, expected ask: on vertex"):
+        compile_monitoring(manifest, tmp_path / "vertex.yaml", "vertex")
 
 
 @pytest.fixture
@@ -126,3 +144,14 @@ def test_runs_on_this_machine_count_for_the_same_limits(
     assert "daily cap: 1 runs in 24 hours" in " ".join(capsys.readouterr().out.split())
     assert len(home.runs()) == before
     assert json.loads((home.folder / "monitoring" / "emotion_sample.json").read_text())["episode"] is None
+
+
+def test_a_request_that_made_a_run_makes_no_second_one(home: Home) -> None:
+    request = TrainingRequest(manifest="emotion_sample", reason="drift")
+    event = decision_event(request, "episode", "emotion_sample", "2", datetime.now(UTC))
+    delivery = read_delivery({"content-type": CLOUD_EVENT}, json.dumps(event).encode())
+    mark = home.folder / "monitoring" / "emotion_sample" / "requests" / f"{delivery.job_id}.json"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("{}")
+    assert take_request(event, Path(SAMPLE), (), home, console) == "duplicate"
+    assert home.runs() == []

@@ -27,7 +27,8 @@ from google.cloud import aiplatform
 from gauntlet import manifests
 from gauntlet.backends.google import calls
 from gauntlet.backends.google.jobs import ListedJob
-from gauntlet.contracts.training_request import TrainingRequest
+from gauntlet.components.request_training.run import post
+from gauntlet.contracts.training_request import TrainingRequest, decision_event
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.trigger import receiver
 from gauntlet.pipelines.trigger.receiver import Limits, Receiver, read_delivery
@@ -119,6 +120,24 @@ def test_an_event_makes_a_job_of_its_manifest_whose_id_is_derived_from_the_event
     assert given["name"] == "emotion_sample"
     assert given["registry_uri"] == SETTINGS["GAUNTLET_REGISTRY"]
     assert (job.service_account, given["training_account"]) == ACCOUNTS
+
+
+def test_what_a_monitoring_posts_again_starts_one_run_when_the_limits_let_it(
+    url: str, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    request = TrainingRequest(manifest="emotion_sample", reason="drift", detail="150 of 600 rows are wrong")
+    first, second = (
+        decision_event(request, episode, "emotion_sample", "2", datetime.now(UTC)) for episode in ("a", "b")
+    )
+    outcome, said = post(url, first)
+    assert (outcome, created(cloud)[0] in said) == ("submitted", True)
+    assert post(url, first)[0] == "duplicate"
+    outcome, said = post(url, second)
+    assert (outcome, "cool-down" in said) == ("skipped", True)
+    aged(cloud, f"{PLACE}/pipelineJobs/{created(cloud)[0]}", 7)
+    assert post(url, second)[0] == "submitted"
+    assert len(created(cloud)) == 2
 
 
 @pytest.fixture

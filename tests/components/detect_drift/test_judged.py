@@ -25,6 +25,7 @@ from gauntlet.components.request_training.run import record_answer
 from gauntlet.components.request_training.run import run as request
 from gauntlet.contracts.drift import DriftRecord
 from gauntlet.contracts.monitoring import MonitoringRecord
+from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.monitoring import Monitoring
 from gauntlet.pipelines.trigger.receiver import read_delivery
 from gauntlet.serving.request_log import _ParquetPart
@@ -32,6 +33,7 @@ from tests.components.detect_drift import test_monitor
 from tests.components.detect_drift.test_monitor import rows
 from tests.pipelines.test_promotion import write as write_bundle
 
+COLUMNS = {"input": "message", "label": "mood", "time": "asked"}
 SCHEDULED = datetime(2026, 12, 1, 0, 10, tzinfo=UTC)
 """Ten minutes after the window of 30 November has ended."""
 
@@ -92,6 +94,7 @@ class Place:
         event = request(
             "emotion",
             monitoring,
+            COLUMNS,
             self.registry_uri,
             1.0,
             window,
@@ -223,3 +226,32 @@ def test_an_episode_ends_with_a_window_that_keeps_the_promise(place: Place) -> N
     assert episode is not None
     assert episode.ended
     assert place.record.restarted_at == "2026-12-01T00:00:00+00:00"
+
+
+def test_a_training_gets_the_labelled_rows_in_the_columns_of_the_dataset(place: Place) -> None:
+    later = SCHEDULED.replace(year=2090)  # not on probation any more
+    found, labels = rows(1_000, seed=2, harm=0.3, version="2", bundle_sha256=place.bundles["2"], time=later)
+    for at, row in enumerate(found):
+        row["input"] = f"text {at % 700}"  # the last 300 are asked for the second time
+    place.write(found, "2")
+    place.label(labels)
+    folder = place.folder / "data"
+    assert place.judge(later + timedelta(days=1), rows=str(folder))[0].outcome == "retrain"
+    [file] = folder.iterdir()
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(written) == 700
+    by_text = {row["message"]: row for row in written}
+    last = found[999]
+    assert by_text["text 299"] == {
+        "message": "text 299",
+        "mood": labels[last["event_id"]],
+        "asked": last["time"].isoformat(),
+    }
+    place.judge(later + timedelta(days=1), rows=str(folder))
+    assert [one.name for one in folder.iterdir()] == [file.name]
+
+
+def test_a_log_without_texts_gives_no_rows_to_train_on(place: Place) -> None:
+    place.label(place.ask(1_000, seed=2, harm=0.3))
+    with pytest.raises(DataError, match="--store full"):
+        place.judge(rows=str(place.folder / "data"))
