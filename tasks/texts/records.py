@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gauntlet.backends.memory import require_memory
 from gauntlet.components.validate_data.packed import unpack
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.errors import DataError, UsageError
@@ -101,10 +102,12 @@ def parse(
         max_expansion: See `unpack`.
 
     Raises:
-        DataError: The content is not of its format, holds no rows or lacks a column.
+        DataError: The content is not of its format, holds no rows or lacks a column, or this machine has too
+            little memory for it.
         UsageError: The format is unknown, or columns are positions where the format has names.
     """
     data, inner = unpack(data, name, max_expansion)
+    require_memory(name, len(data))
     file_format = format_of(inner, declared_format, SUFFIX_FORMATS)
     if file_format is None:
         raise unknown_format(name, inner, "csv, tsv, jsonl, json, parquet or arrow")
@@ -161,8 +164,8 @@ def pick_columns(
     faults += [f"no column {one}: set {columns.key('label')}" for one in missing]
     if columns.time is not None and columns.time not in found:
         faults.append(f"no column {columns.time}: set dataset.columns.time")
-    named = (columns.text, *labels, columns.time)
-    repeated = [str(column) for column in named if found.count(str(column)) > 1]
+    named = (columns.text, *(others if label is None else labels), columns.time)
+    repeated = [str(column) for column in dict.fromkeys(named) if found.count(str(column)) > 1]
     if repeated:
         raise DataError(
             f"{name}: found several columns {' and '.join(repeated)}, expected one of a name. Rename them"
