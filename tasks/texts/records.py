@@ -153,7 +153,7 @@ def pick_columns(
     others = [column for column in found if column not in (columns.text, columns.time)]
     of_path = [column for column, _ in partition if column != columns.time]
     others = [column for column in others if column not in (*of_path, REPLACED)] or of_path
-    label = others[0] if columns.label is None and len(others) == 1 else columns.label
+    label = others[0] if columns.label is None and len({*others}) == 1 else columns.label
     labels = label if isinstance(label, tuple) else (label,)
     faults = []
     if columns.text not in found:
@@ -164,8 +164,8 @@ def pick_columns(
     faults += [f"no column {one}: set {columns.key('label')}" for one in missing]
     if columns.time is not None and columns.time not in found:
         faults.append(f"no column {columns.time}: set dataset.columns.time")
-    named = (columns.text, *(others if label is None else labels), columns.time)
-    repeated = [str(column) for column in dict.fromkeys(named) if found.count(str(column)) > 1]
+    named = (columns.text, *labels, columns.time)
+    repeated = [str(column) for column in named if found.count(str(column)) > 1]
     if repeated:
         raise DataError(
             f"{name}: found several columns {' and '.join(repeated)}, expected one of a name. Rename them"
