@@ -5,7 +5,8 @@ manifest says, and a step's cache key holds its own section only.
 
 fingerprint-data runs every time; its output is a parameter of validate-data, which runs again when a file of
 the data has changed. The content of the splits is a parameter of the steps that read them and are cached, so
-those run again when the rows have changed. docs/decisions.md says why the artifacts alone are not enough.
+those run again when the rows have changed. docs/explanation/decisions.md says why the artifacts alone are
+not enough.
 
 KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. In a container the shell is then process
 1, which ignores signals without a handler and passes none on, so Python would be killed without notice when
@@ -415,11 +416,18 @@ def compile_manifest(
     origin: Origin | None = None,
 ) -> None:
     """Write `training_pipeline` as YAML, atomically, or raise a `UsageError` that names all reasons."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        pipeline = training_pipeline(manifest, image, platform, sections, origin)
+    write_spec(pipeline, path, platform)
+
+
+def write_spec(pipeline: base_component.BaseComponent, path: Path, platform: Platform) -> None:
+    """Write a pipeline as YAML, atomically, or raise a `UsageError` if Vertex AI would not run it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler requires the suffix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        pipeline = training_pipeline(manifest, image, platform, sections, origin)
         if platform == "vertex":
             from gauntlet.pipelines.vertex.lint import require_acceptable
 

@@ -11,7 +11,8 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal, cast
@@ -20,6 +21,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from gauntlet.serving.engine import Engine, Expired, Refused, RowError, Work
+from gauntlet.serving.events import EVENT_HEADER, event_of
 from gauntlet.serving.faces import (
     CELLS_HEADER,
     HEADER_LENGTH,
@@ -35,7 +37,7 @@ from gauntlet.serving.interface import Answer, InputError, LoggedModel, Piece, R
 from gauntlet.serving.openai import CHAT, TEXT, Completion, error_of, failure
 from gauntlet.serving.openai import parse as parse_completion
 from gauntlet.serving.openapi import document, page
-from gauntlet.serving.request_log import Event, RequestLog, event_of
+from gauntlet.serving.request_log import Event, RequestLog
 from gauntlet.serving.streaming import StreamEngine
 from gauntlet.serving.telemetry import AccessLog, Metrics, trace_of
 
@@ -47,6 +49,8 @@ State = Literal["starting", "ready", "draining"]
 
 BODY_SECONDS = 30.0
 """How long a client may take to send a body."""
+LINGER_SECONDS = 5.0
+"""How long the rest of a refused body is dropped: closing the connection before may lose the answer."""
 SHORT_BODY = 8192
 """Bytes up to which the texts of a body are read at once; a thread reads longer ones, and images."""
 WAY_BACK_SECONDS = 0.004
@@ -54,7 +58,7 @@ WAY_BACK_SECONDS = 0.004
 UNWATCHED_SECONDS = 0.01
 """Watching whether a client leaves takes a task, which costs a short request as much as reading it."""
 TIMEOUT_HEADER = "x-request-timeout"
-EVENT_HEADER, ARM_HEADER = "x-gauntlet-event", "x-gauntlet-arm"
+ARM_HEADER = "x-gauntlet-arm"
 REFUSED_HEADER = "x-gauntlet-refused"
 COUNTED_HEADER, LABELS_HEADER = "x-gauntlet-counted", "x-gauntlet-labels"
 """The gateway sends the one, and counts the labels that the other names."""
@@ -239,6 +243,10 @@ class Application:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
             except Left:
                 one.reason = "left"
+        if response.status == 413:
+            await send({"type": "http.response.body", "body": response.body, "more_body": True})
+            await _drop_body(one)
+            response = replace(response, body=b"")
         await send({"type": "http.response.body", "body": response.body})
 
     async def _answered(self, one: Exchange, started: float) -> Response:
@@ -648,6 +656,14 @@ def encoded_labels(answers: Sequence[Answer]) -> str:
     """How many rows were answered with each label, as `LABEL=COUNT&…`; empty for a kind without labels."""
     labels = (answer.content.get("label") for answer in answers)
     return urlencode(Counter(label for label in labels if isinstance(label, str)))
+
+
+async def _drop_body(one: Exchange) -> None:
+    """Read the rest of a body, for a while, so that its client has sent it and reads the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await one.receive()).get("more_body", False):
+                pass
 
 
 def parse_vertex(app: Application, one: Exchange, served: Served, body: bytes) -> Asked:

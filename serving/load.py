@@ -19,7 +19,7 @@ import select
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -31,7 +31,7 @@ from urllib.request import urlopen
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 ANSWER_SECONDS = 60.0
 LATE_MS = 1.0
-FAILED = "no answer"
+FAILED, WRONG = "no answer", "wrong answer"
 RECEIVED_AT_ONCE = 65_536
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 
@@ -41,7 +41,7 @@ class Outcome:
     """What came of all requests.
 
     Attributes:
-        statuses: How many had each HTTP status, or no answer.
+        statuses: How many had each HTTP status, no answer, or one that the check of the answers refuses.
         latencies: Seconds from when a request was due to its whole answer, of those with status 200.
         late: Seconds from when each request was due to when it was sent.
     """
@@ -61,11 +61,12 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.connect_ex(address)
         self.due = 0.0
+        self.asked = self.head = self.body = b""
         self._left = self._found = b""
 
-    def ask(self, request: bytes, due: float) -> bool:
+    def ask(self, head: bytes, body: bytes, due: float) -> bool:
         """Begin to send a request; return whether all of it is sent."""
-        self.due, self._left, self._found = due, request, b""
+        self.asked, self.due, self._left, self._found = body, due, head + body, b""
         return self.send()
 
     def send(self) -> bool:
@@ -76,6 +77,8 @@ class Connection:
 
     def receive(self) -> tuple[str, bool] | None:
         """The status of the answer and whether the connection stays open, once the whole answer has come.
+
+        The answer is `head`, in lower case, and `body`, to the request with the body `asked`.
 
         Raises:
             OSError, ValueError: The connection is closed, or its answer has no length.
@@ -94,6 +97,7 @@ class Connection:
             raise ValueError("the answer has no content-length")
         if len(body) < int(length[1]):
             return None
+        self.head, self.body = head, body
         return head[9:12].decode("latin-1"), b"\r\nconnection: close" not in head
 
 
@@ -104,29 +108,47 @@ class Asker:
     much of the CPU that the server may need.
     """
 
-    def __init__(self, url: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        bodies: Sequence[bytes],
+        headers: Mapping[str, str] | None = None,
+        keys: int = 0,
+        check: Callable[[Connection], bool] | None = None,
+    ) -> None:
+        """Send `bodies` in turn, and with `keys` so many keys in turn.
+
+        `check` says whether the answer that a connection holds is right.
+        """
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         path = parts.path if parts.path not in ("", "/") else "/predict"
         sent = {"host": parts.netloc, "content-type": "application/json", **(headers or {})}
         head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
-        self._requests = cycle(
-            f"POST {path} HTTP/1.1\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body
-            for body in bodies
+        named = [f"x-gauntlet-key: key{number}\r\n" for number in range(keys)] or [""]
+        self._requests = (
+            (f"POST {path} HTTP/1.1\r\n{head}{key}content-length: {len(body)}\r\n\r\n".encode(), body)
+            for body, key in zip(cycle(bodies), cycle(named), strict=False)
         )
+        self._check = check
         self._poll = select.epoll()
         self._free: list[Connection] = []
         self._busy: dict[int, Connection] = {}  # by file descriptor
         self._outcome = Outcome()
 
-    def load(self, rate: float, seconds: float) -> Outcome:
-        """Ask `rate` times a second at equal distances, and wait for the answers."""
+    def load(self, rate: float, seconds: float, is_over: Callable[[], bool] | None = None) -> Outcome:
+        """Ask `rate` times a second at equal distances, and wait for the answers.
+
+        It ends after `seconds`, or as soon as `is_over` says so.
+        """
         self._outcome = outcome = Outcome()
         address = (self._host, self._port)
         with suppress(OSError):
             address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][4][:2]  # type: ignore[assignment]
         begun = perf_counter()
         for number in range(max(1, round(rate * seconds))):
+            if is_over is not None and is_over():
+                break
             due = begun + number / rate
             while (wait := due - perf_counter()) > 0:
                 self._wait(wait)
@@ -154,7 +176,7 @@ class Asker:
             self._poll.register(number, select.EPOLLIN)
         self._outcome.late.append(perf_counter() - due)
         try:
-            if not one.ask(next(self._requests), due):
+            if not one.ask(*next(self._requests), due):
                 self._poll.modify(number, select.EPOLLIN | select.EPOLLOUT)
         except OSError:
             self._end(one, FAILED, stays=False)
@@ -179,6 +201,8 @@ class Asker:
                 self._end(one, FAILED, stays=False)
 
     def _end(self, one: Connection, status: str, stays: bool) -> None:
+        if status != FAILED and self._check is not None and not self._check(one):
+            status = WRONG
         if status == "200":
             self._outcome.latencies.append(perf_counter() - one.due)
         self._outcome.statuses[status] += 1
@@ -238,12 +262,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bodies = "a file with one JSON body a line, sent in turn. Default: the server's own example"
     parser.add_argument("--bodies", type=Path, metavar="FILE", help=bodies)
     parser.add_argument("--within", type=float, default=50.0, metavar="MS", help="what a good answer takes")
+    keys = "how many users ask in turn: each has its X-Gauntlet-Key. Default: no key"
+    parser.add_argument("--keys", type=int, default=0, metavar="N", help=keys)
     given = parser.parse_args(arguments)
-    if min(given.rate, given.seconds) <= 0:
-        parser.error("--rate and --seconds: expected numbers over 0")
+    if min(given.rate, given.seconds) <= 0 or given.keys < 0:
+        parser.error("--rate and --seconds: expected numbers over 0; --keys: 0 or more")
     try:
         read = given.bodies and [line for line in given.bodies.read_bytes().splitlines() if line.strip()]
-        asker = Asker(given.url, read or [example(given.url)])
+        asker = Asker(given.url, read or [example(given.url)], keys=given.keys)
     except (OSError, KeyError, ValueError) as error:
         parser.error(f"{given.bodies or given.url}: cannot be read: {error}")
     outcome = asker.load(given.rate, given.seconds)

@@ -149,7 +149,7 @@ def judge(seen: Sequence[Seen], seconds: float, settings: DeploymentSection, cla
     """
     own = [one for one in seen if one.step == seen[-1].step]
     tolerance = settings.tolerance
-    logs = log_evidence([_observed(one, seen, tolerance.latency) for one in seen], tolerance, classes)
+    logs = log_evidence([_observed(one, seen, tolerance) for one in seen], tolerance, classes)
     evidence = {metric: float(np.exp(min(float(log), 700.0))) for metric, log in logs.items()}
     total = sum(evidence.values()) / len(evidence)
     new, old = sum(one.new.requests for one in own), sum(one.old.requests for one in own)
@@ -183,7 +183,7 @@ def over_ceiling(requests: int, errors: int, ceiling: float) -> str:
     return ""
 
 
-def _observed(one: Seen, seen: Sequence[Seen], ratio: float) -> Observed:
+def _observed(one: Seen, seen: Sequence[Seen], tolerance: Tolerance) -> Observed:
     arms = [arm for each in seen for arm in (each.new, each.old)]
     bounds = sorted({float(bound) for arm in arms for bound in arm.latency_ms})
     labels = sorted({label for arm in arms for label in arm.labels})
@@ -196,7 +196,8 @@ def _observed(one: Seen, seen: Sequence[Seen], ratio: float) -> Observed:
     def of_labels(arm: Counts) -> Array:
         return np.array([arm.labels.get(label, 0) for label in labels], dtype=np.float64)
 
-    allowed = [next((bound for bound in bounds if bound >= ratio * limit), np.inf) for limit in bounds]
+    longest = [max(tolerance.latency * limit, limit + tolerance.latency_ms) for limit in bounds]
+    allowed = [next((bound for bound in bounds if bound >= most), np.inf) for most in longest]
     return Observed(
         share=one.share,
         new_requests=np.array(float(one.new.requests)),

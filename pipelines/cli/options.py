@@ -7,11 +7,25 @@ from typing import Annotated
 
 import typer
 
+from gauntlet.pipelines.terminal import console
+
 HERE, MODELS, CLOUD = "On this machine", "Models", "On Google Cloud"
 
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object per row of the table, each on a line, and no table."),
+]
+
+
+def _set_progress(quiet: bool) -> None:
+    console.shows_progress = not quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=_set_progress, help="Show how it ended, warnings, and no progress."
+    ),
 ]
 
 ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest, YAML or JSON.")]

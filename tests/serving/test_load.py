@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.serving.load import FAILED, Outcome, lines, main, quantile
+from gauntlet.serving.load import FAILED, WRONG, Asker, Outcome, lines, main, quantile
 from tests.serving.running import running
 from tests.text_bundles import certified
 
@@ -42,6 +42,12 @@ def test_a_server_is_asked_with_its_own_example_or_with_a_file_of_bodies(
         asked = [server.url + "/v1/models/moods:predict", "--rate", "20", "--seconds", "1"]
         assert main([*asked, "--bodies", str(tmp_path / "bodies")]) == 0
         assert "status: 200 10, 400 10" in capsys.readouterr().out
+        asker = Asker(server.url, [b'{"instances": ["good"]}', b'{"instances": ["bad"]}'],
+                      check=lambda one: b'"label":"good"' in one.body)  # fmt: skip
+        left = iter(range(20))
+        outcome = asker.load(100, 60, lambda: next(left, None) is None)
+        asker.close()
+        assert outcome.statuses == {"200": 10, WRONG: 10}
         server.end()
         assert main([server.url, "--bodies", str(tmp_path / "bodies"), "--rate", "5", "--seconds", "1"]) == 1
         assert f"status: {FAILED} 5" in capsys.readouterr().out

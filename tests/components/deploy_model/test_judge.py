@@ -152,6 +152,18 @@ def test_shadowed_requests_show_another_model_in_a_few_pairs() -> None:
     assert judge([seen(*few, compared=20, different=1)], 1, DeploymentSection()).state == "waiting"
 
 
+def test_a_version_is_not_called_slow_for_the_cold_caches_of_a_server_with_few_requests() -> None:
+    """Counts of one bundle beside itself, at a tenth of 350 requests per second on two cores."""
+    new = Counts(requests=140, latency_ms={"1": 70, "1.414": 40, "2": 25, "4": 5})
+    old_ms = {"0.5": 126, "0.595": 532, "0.841": 370, "1.189": 150, "2": 70, "6.727": 12}
+    old = Counts(requests=1_260, latency_ms=old_ms)
+    assert judge([seen(new, old)], 60, DeploymentSection(min_requests=100)).state == "pass"
+    slower = Counts(requests=140, latency_ms={"1": 70, "1.414": 20, "8": 50})
+    assert judge([seen(slower, old)], 60, DeploymentSection(min_requests=100)).state == "alarm"
+    strict = DeploymentSection(min_requests=100, tolerance={"latency_ms": 0})
+    assert judge([seen(new, old)], 60, strict).state == "alarm"
+
+
 def test_rows_of_one_request_count_as_one() -> None:
     one = Counts(requests=1, labels={"spam": 5_000}), Counts(requests=9, labels={"ham": 9})
     assert judge([seen(*one)], 1, DeploymentSection()).state == "waiting"
