@@ -295,6 +295,15 @@ def fetch(uri: str, path: Path) -> None:
         files.get_file(there, str(path))
 
 
+def size_of(uri: str) -> int:
+    """The bytes of one file; 0 if the store does not say. Raises what `fetch` does."""
+    if uri.startswith(PACKAGE_SCHEME):
+        return len(read_bytes(uri))
+    with _explained(uri):
+        files, path = file_system(uri)
+        return int(files.size(path) or 0)
+
+
 def delete(folder_uri: str, first: str) -> None:
     """Delete a folder, if it exists, and its file `first` before all others."""
     with _explained(folder_uri):

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
+from gauntlet.backends.memory import GIB, usable_memory
 from gauntlet.serving.cpu import SATURATING_CLASSES, cpu_class, cpu_fields, usable_cpus
 
 State = Literal["ok", "limited", "missing"]
-GIB = 2**30
 MEMORY_ADVISED, DISK_ADVISED = 8, 10  # GiB
 DOCKER_SECONDS = 60.0
-CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")  # cgroup v2: bytes, or "max"
 
 
 @dataclass(frozen=True)
@@ -74,16 +71,6 @@ def bf16_finding(native: bool) -> MachineFinding:
         "`training.precision: auto` trains in fp32 here, and in bf16 on a CPU or GPU that has it, so the "
         "weights differ between the two. Set `training.precision: fp32` for the same on both.",
     )
-
-
-def usable_memory(limit_file: Path = CGROUP_MEMORY) -> int:
-    """Bytes of memory of the machine, or of its container if that has less."""
-    total = int(psutil.virtual_memory().total)
-    try:
-        limit = limit_file.read_text().strip()
-    except OSError:
-        return total
-    return total if limit == "max" else min(total, int(limit))
 
 
 def memory_finding(memory: int) -> MachineFinding:

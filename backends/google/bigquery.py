@@ -21,6 +21,7 @@ import pyarrow as pa
 from polars import selectors
 
 from gauntlet.backends.google.calls import SECONDS_OF_RETRIES, ask, explained, first_line
+from gauntlet.backends.memory import require_memory
 from gauntlet.manifests.errors import UsageError
 
 SCHEME = "bq://"
@@ -37,6 +38,11 @@ SECONDS_OF_A_REQUEST = 30.0
 SECONDS_OF_A_QUERY = 6 * 3600.0
 TIME_TRAVEL = timedelta(days=6)
 """How far back a snapshot is asked for. BigQuery keeps seven days, or fewer if the dataset says so."""
+
+TOO_LARGE = (
+    "Export the rows to parquet files by EXPORT DATA, which are read in pieces, select fewer rows or columns "
+    "in dataset.query, or use a machine with more memory"
+)
 
 STORED, OF_QUERY = ("TABLE", "SNAPSHOT"), "VIEW"
 NESTED = ("RECORD", "STRUCT")
@@ -80,6 +86,7 @@ class Rows:
         """All rows with these columns, in an order that depends on them alone. The price is printed first.
 
         Raises:
+            DataError: This machine has too little memory for the rows, which are sorted.
             UsageError: The price is over `max_cost_usd`, or the account may not read.
             GauntletError: BigQuery cannot be reached, or refuses.
         """
@@ -90,6 +97,7 @@ class Rows:
             session = ask(client.create_read_session, parent=f"projects/{self.project}", max_stream_count=1,
                           read_session=self._session(api, columns))  # fmt: skip
             price = Price(session.estimated_total_bytes_scanned, USD_PER_TIB_OF_A_TABLE)
+            require_memory(self.uri, price.bytes, TOO_LARGE)
             if self.price is None:  # the result of a query is read for nothing
                 _require_affordable(self.uri, price, max_cost_usd)
             schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))

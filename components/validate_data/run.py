@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gauntlet.backends.memory import release_memory, return_large_arrays
 from gauntlet.components.training_rows import write_fingerprints
 from gauntlet.components.validate_data.checks import (
     TEXT_COLUMNS,
@@ -26,7 +27,6 @@ from gauntlet.components.validate_data.checks import (
     Finding,
     ReadTable,
 )
-from gauntlet.components.validate_data.memory import release_memory
 from gauntlet.components.validate_data.report import page
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts.data import REJECTED_FILE, SNAPSHOT_MARK, STATISTICS_FILE, CheckResult, Checks
@@ -65,6 +65,7 @@ def run(
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is unavailable.
     """
+    return_large_arrays()
     kind = task_kind(task)
     section = at_fingerprint(section, fingerprint)
     examined: Examination = kind.function("data", "examine")(section)

@@ -61,11 +61,12 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images, and brings them to a shape (height, width)."""
+    """Decodes images, or if `of_scans` scans (`open_image`), and brings them to a shape (height, width)."""
 
     shape: tuple[int, int]
     channels: int
-    resize: Resize
+    resize: Resize = "stretch"
+    of_scans: bool = False
 
     @property
     def laid_out(self) -> tuple[int, ...]:
@@ -82,8 +83,8 @@ class Decoder:
                 continue
             try:
                 if not file.data:
-                    raise InputError("found an empty file, expected an image.")
-                picture = open_image(io.BytesIO(file.data), file.name)
+                    raise InputError(f"{file.name}: found an empty file, expected an image.")
+                picture = open_image(io.BytesIO(file.data), file.name, self.of_scans)
                 seen = fitted(picture, (self.channels, *self.shape), self.resize)
             except InputError as error:
                 faults[at] = str(error)

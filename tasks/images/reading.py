@@ -16,7 +16,7 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -475,9 +475,13 @@ def _files(rows: pd.DataFrame) -> Iterator[list[ImageFile]]:
         except UsageError as error:
             return ImageFile(fault=str(error))
 
-    columns = [rows[name].tolist() for name in ("image", "unreadable", "place")]
+    return read_in_pieces(read, *(rows[name].tolist() for name in ("image", "unreadable", "place")))
+
+
+def read_in_pieces(read: Callable[..., ImageFile], *columns: Sequence[Any]) -> Iterator[list[ImageFile]]:
+    """What `read` returns for each row of some columns, a few rows at a time, by several threads."""
     with ThreadPoolExecutor(READERS) as readers:
-        for start in range(0, len(rows), FILES_AT_ONCE):
+        for start in range(0, len(columns[0]), FILES_AT_ONCE):
             piece = (column[start : start + FILES_AT_ONCE] for column in columns)
             yield list(readers.map(read, *piece))
 

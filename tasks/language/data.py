@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from gauntlet.backends import storage
+from gauntlet.backends.memory import require_memory
 from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
@@ -65,6 +66,8 @@ from gauntlet.tasks.texts.files import (
 from gauntlet.tasks.texts.records import OPENED
 from gauntlet.tasks.texts.similarity import TextLikeness
 from gauntlet.tasks.texts.times import with_times
+
+TOO_LARGE = "Conversations are held in memory: use fewer of them, or a machine with more memory"
 
 SUFFIX_FORMATS = {
     ".csv": "csv",
@@ -182,10 +185,14 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
+    size = 0
     with verified(dataset, _files(dataset)) as files:
         for file in files:
             try:
                 first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
+                if not file.is_table:
+                    size += storage.size_of(file.uri)
+                    require_memory(file.name, size, TOO_LARGE)
                 content = b"" if file.is_table else storage.read_bytes(file.uri)
                 rows += _rows(content, file, dataset, first)
             except DataError as error:
@@ -281,6 +288,7 @@ def _records(
         rows = open_bigquery(file, dataset)
         return _numbered(rows.read(list(rows.columns), dataset.max_cost_usd))
     data, inner = unpack(data, name, dataset.max_expansion)
+    require_memory(name, len(data), TOO_LARGE)
     file_format = format_of(inner, dataset.format, SUFFIX_FORMATS)
     if file_format is None:
         raise unknown_format(name, inner, "csv, jsonl, json, parquet or arrow")

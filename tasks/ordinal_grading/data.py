@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +28,17 @@ from gauntlet.components.validate_data.duplicates import find_conflicts, find_le
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.gates import describe_resolution
-from gauntlet.serving.images import fitted, open_image
-from gauntlet.serving.interface import InputError
-from gauntlet.tasks.images.data import Statistics, class_pictures, describe, find_noted, split_arrays
-from gauntlet.tasks.images.decoding import BITS, perceptual_hash
+from gauntlet.tasks.images.data import (
+    Statistics,
+    array_on_disk,
+    class_pictures,
+    describe,
+    find_noted,
+    split_arrays,
+)
+from gauntlet.tasks.images.decoding import BITS, Decoder, ImageFile
 from gauntlet.tasks.images.hashing import ImageLikeness
+from gauntlet.tasks.images.reading import read_in_pieces
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
 from gauntlet.trainer.splits import ImageSplit, existing_file, in_channels_first, map_array
@@ -43,9 +47,6 @@ __all__ = ["Statistics", "examine", "sources"]
 
 LISTS: Mapping[str, SplitName] = {"train": "train", "val": "validation", "test": "test"}
 SYNTHETIC_SCHEME = "synthetic://"
-READERS = 8
-"""Threads that fetch and decode: each file of a bucket has a latency, and pillow decodes without the GIL."""
-
 UNKNOWN = math.nan
 SHOWN_HEIGHT = 96  # pixels of a scan in the report, at least
 
@@ -122,12 +123,22 @@ class CardTable:
 
 
 @dataclass(frozen=True)
-class _Scan:
-    pixels: npt.NDArray[np.uint8] | None = None
-    bits: npt.NDArray[np.bool_] | None = None
-    size: tuple[int, int] = (0, 0)
-    sha256: str = ""
-    fault: str = ""
+class _Scans:
+    """Front and back of N cards; a scan that is missing or unreadable is black, and 0 pixels wide and high.
+
+    Attributes:
+        pixels: (N, 2, H, W), or (N, 2, H, W, 3) for three channels.
+        hashes: Perceptual hashes, bool (N, 2, BITS).
+        sizes: Widths and heights, (N, 2, 2).
+        sha256: The hashes of each card's files.
+        faults: What is wrong with the files of each card.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    hashes: npt.NDArray[np.bool_]
+    sizes: npt.NDArray[np.int64]
+    sha256: Sequence[Sequence[str]]
+    faults: Sequence[Sequence[str]]
 
 
 def read_cards(dataset: CardDataset) -> CardTable:
@@ -157,17 +168,13 @@ def _wanted(uri: str) -> dict[str, int]:
 def _read(dataset: CardDataset, uri: str) -> CardTable:
     entries = _entries(storage.read_bytes(storage.join(uri, dataset.splits)), dataset.splits)
     scans = _read_scans(dataset, uri, [entry for _, _, entry in entries])
-    blank = np.zeros((*dataset.shape, 3) if dataset.channels == 3 else dataset.shape, dtype=np.uint8)
-    no_bits = np.zeros(BITS, dtype=np.bool_)
     rows = [
-        _row(dataset.splits, list_name, number, entry, pair)
-        for (list_name, number, entry), pair in zip(entries, scans, strict=True)
+        _row(dataset.splits, list_name, number, entry, scans, card)
+        for card, (list_name, number, entry) in enumerate(entries)
     ]
     return CardTable(
-        pixels=np.stack([[blank if scan.pixels is None else scan.pixels for scan in pair] for pair in scans]),
-        hashes=np.stack(
-            [np.concatenate([no_bits if scan.bits is None else scan.bits for scan in pair]) for pair in scans]
-        ),
+        pixels=scans.pixels,
+        hashes=scans.hashes.reshape(len(entries), -1),
         targets={
             "centering": np.array([_centering(entry) for *_, entry in entries], dtype=np.float32),
             "edge_damage": np.array([_edge_damage(entry) for *_, entry in entries], dtype=np.float32),
@@ -199,30 +206,44 @@ def _entries(data: bytes, name: str) -> list[tuple[str, int, Mapping[str, Any]]]
     return entries
 
 
-def _read_scans(
-    dataset: CardDataset, uri: str, entries: list[Mapping[str, Any]]
-) -> list[tuple[_Scan, _Scan]]:
-    def read(name: Any) -> _Scan:
-        if not isinstance(name, str) or not name:
-            return _Scan()
+def _read_scans(dataset: CardDataset, uri: str, entries: Sequence[Mapping[str, Any]]) -> _Scans:
+    named = [entry.get(side) for entry in entries for side in SIDES]
+    sha256, faults = [""] * len(named), [""] * len(named)
+
+    def read(at: int) -> ImageFile:
+        name = named[at]
+        if not isinstance(name, str):
+            return ImageFile(fault=f"found {name!r}, expected the path of a scan.")
         try:
             data = storage.read_bytes(data_uri(uri, name, dataset.roots or ()))
-            picture = open_image(io.BytesIO(data), name, of_scan=True)
-            pixels = fitted(picture, (dataset.channels, *dataset.shape))
-        except (InputError, UsageError) as error:
-            return _Scan(fault=str(error))
-        laid_out = pixels[0] if dataset.channels == 1 else np.moveaxis(pixels, 0, 2)
-        return _Scan(laid_out, perceptual_hash(picture), picture.size, hashlib.sha256(data).hexdigest())
+        except UsageError as error:
+            return ImageFile(fault=str(error))
+        sha256[at] = hashlib.sha256(data).hexdigest()
+        return ImageFile(data, name)
 
-    with ThreadPoolExecutor(READERS) as readers:
-        fronts, backs = (list(readers.map(read, [entry.get(side) for entry in entries])) for side in SIDES)
-    return list(zip(fronts, backs, strict=True))
+    decoder = Decoder(dataset.shape, dataset.channels, of_scans=True)
+    pixels = array_on_disk((len(named), *decoder.laid_out))
+    hashes, sizes = np.zeros((len(named), BITS), dtype=np.bool_), np.zeros((len(named), 2), dtype=np.int64)
+    left = [at for at, name in enumerate(named) if name]
+    for done in decoder.in_order(read_in_pieces(read, left), len(left)):
+        some, left = left[: len(done.keys)], left[len(done.keys) :]
+        pixels[some], hashes[some], sizes[some] = done.pixels, done.hashes, done.sizes
+        for at, fault in zip(some, done.faults, strict=True):
+            faults[at] = fault
+    cards = (len(entries), len(SIDES))
+    return _Scans(
+        pixels.reshape(*cards, *decoder.laid_out),
+        hashes.reshape(*cards, BITS),
+        sizes.reshape(*cards, 2),
+        sha256=list(zip(sha256[::2], sha256[1::2], strict=True)),
+        faults=list(zip(faults[::2], faults[1::2], strict=True)),
+    )
 
 
 def _row(
-    file: str, list_name: str, number: int, entry: Mapping[str, Any], scans: tuple[_Scan, _Scan]
+    file: str, list_name: str, number: int, entry: Mapping[str, Any], scans: _Scans, card: int
 ) -> dict[str, Any]:
-    scanned = hashlib.sha256("".join(scan.sha256 for scan in scans).encode()).hexdigest()
+    scanned = hashlib.sha256("".join(scans.sha256[card]).encode()).hexdigest()
     certificate = entry.get("certificate")
     return {
         "label": str(entry.get("grade")),
@@ -232,9 +253,9 @@ def _row(
         "key": str(certificate) if certificate not in (None, "") else scanned,
         "shown": f"certificate {certificate}" if certificate else "the scans",
         "missing": ", ".join(side for side in SIDES if not entry.get(side)),
-        "unreadable": "; ".join(scan.fault for scan in scans if scan.fault),
+        "unreadable": "; ".join(filter(None, scans.faults[card])),
         "out_of_range": "; ".join(_out_of_range(entry)),
-        "sizes": tuple(scan.size for scan in scans if scan.pixels is not None),
+        "sizes": tuple((wide, high) for wide, high in scans.sizes[card].tolist() if wide),
     }
 
 

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from gauntlet.backends.memory import release_memory
 from gauntlet.components.training_rows import HashedGroups
 from gauntlet.components.validate_data.carving import Hashes, carve_rows, named_by
 from gauntlet.components.validate_data.checks import (
@@ -50,7 +51,6 @@ from gauntlet.components.validate_data.duplicates import (
     split_codes,
     with_one_key,
 )
-from gauntlet.components.validate_data.memory import release_memory
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts import data as contract
 from gauntlet.contracts.document import Document
@@ -81,6 +81,7 @@ TOP_WORDS = 200
 REMEMBERED = 500_000  # words whose tokens are known
 NOT_COUNTED = -1
 COUNTED_AT_ONCE = 1_000  # texts at once: the tokens of all texts would need too much memory
+TEXTS_AT_ONCE = 25_000  # that are hashed, or whose words are counted
 
 Counts: TypeAlias = npt.NDArray[np.int32]
 """Tokens and unknown tokens of some texts or words, (2, N)."""
@@ -199,8 +200,10 @@ def check_texts(
     check_tokens(checked, table, dataset)
     rows = checked.rows.assign(label=checked.rows["label"].cat.remove_unused_categories())
     if missing and "time" in rows:
-        times = parse_times(rows["time"].tolist(), table.places(rows.index), dataset.uri)
+        every = rows.index
+        times = parse_times(rows["time"].tolist(), lambda at: table.places(every[[at]])[0], dataset.uri)
         rows = rows.assign(time=times)
+    rows = rows.drop(columns=["has_text", "faulty", "label_fault"])
     release_memory()
     checked.keys = keys = number_keys(table, rows.index)
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
@@ -675,7 +678,12 @@ def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
         of_words = np.repeat(of_keys[of_keys > 0], split.list.len().to_numpy())
         return np.bincount(numbered.of(split.explode()), of_words).astype(np.float64)
 
-    for of_piece in in_order(counted, keys.pieces()):
+    pieces = (
+        (start + at, piece[at : at + TEXTS_AT_ONCE])
+        for start, piece in keys.pieces()
+        for at in range(0, len(piece), TEXTS_AT_ONCE)
+    )
+    for of_piece in in_order(counted, pieces):
         fewer, counts = sorted((counts, of_piece), key=len)
         counts[: len(fewer)] += fewer
     found = np.flatnonzero(counts).astype(np.uint32)
@@ -742,5 +750,7 @@ def hash_splits(
     for split in SPLITS:
         digest.update(json_line(split))
         for texts, rows in split_pieces(checked, split):
-            digest.update(lines(as_json(texts), rows).str.join("").item().encode())
+            for start in range(0, len(texts), TEXTS_AT_ONCE):
+                some = slice(start, start + TEXTS_AT_ONCE)
+                digest.update(lines(as_json(texts[some]), rows[some]).str.join("").item().encode())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import math
+import mmap
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from pyarrow import csv as arrow_csv
 
 from gauntlet.backends import storage
 from gauntlet.backends.google.bigquery import NESTED
+from gauntlet.backends.memory import require_memory
 from gauntlet.components.validate_data.columns import are_blank
 from gauntlet.components.validate_data.packed import ZIP_SUFFIX, is_packed, unpack_file
 from gauntlet.components.validate_data.text import excerpt, find_fault, repair
@@ -37,6 +39,7 @@ from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.where import holds
 from gauntlet.tasks.texts.delimited import (
     DELIMITER_NAMES,
+    QUOTE,
     SEPARATOR_LINE,
     TAB,
     Row,
@@ -48,6 +51,7 @@ from gauntlet.tasks.texts.files import EXAMINED_BYTES, MARKS, SourceFile, format
 from gauntlet.tasks.texts.manifest import Columns, TextTable
 from gauntlet.tasks.texts.records import (
     ARROW_MAGIC,
+    HEADERLESS_DELIMITERS,
     SHOWN_COLUMNS,
     SUFFIX_FORMATS,
     Labels,
@@ -79,6 +83,7 @@ Values: TypeAlias = Sequence[Any] | pa.Array
 """The values of a column: objects of Python, or an array of Arrow."""
 
 NAMED_BY_WHERE = "dataset.where names it, and the columns found are"
+JSON_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 NOT_STRINGS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeEncodeError)
 
 
@@ -124,14 +129,15 @@ def readers(dataset: TextTable, file: SourceFile) -> tuple[Callable[[], Iterator
     if file.is_table:
         return (partial(_read_bigquery, dataset, file),)
     form = format_of(file.name, dataset.format, SUFFIX_FORMATS)
-    by_position = isinstance(dataset.columns.text, int)
     packed = file.name.lower().endswith(ZIP_SUFFIX)  # its file's own name decides
-    plain = None if by_position or packed else PLAIN.get(form or "")
+    by_form = BY_POSITION if isinstance(dataset.columns.text, int) else PLAIN
+    plain = None if packed else by_form.get(form or "")
     whole = partial(_read_whole, dataset, file)
     return (whole,) if plain is None else (partial(plain, dataset, file), whole)
 
 
 def _read_whole(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    require_memory(file.name, storage.size_of(file.uri))
     content = storage.read_bytes(file.uri)
 
     def read(columns: Columns) -> Records:
@@ -282,30 +288,85 @@ def _read_delimited(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
         stream.seek(0)
         lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
         try:
-            for columns, places in _columns_of(lines, header, delimiter, found.own(file)):
+            start = _after_header(lines, header, delimiter)
+            for columns, places in _columns_of(lines, start, len(header), delimiter, found.own(file)):
                 yield from _pieces(dataset, file, found, columns.__getitem__, places, "line")
         except csv.Error:
             raise NotPlain from None
 
 
-def _columns_of(
-    lines: Iterator[str], header: Sequence[str], delimiter: str, wanted: Sequence[int]
-) -> Iterator[tuple[Mapping[int, Values], Ints]]:
-    """The wanted columns of the rows after the header, in pieces, and the line in which each row begins.
+def _read_headerless(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    """A file in UTF-8 without header and quotes, whose rows have the same number of fields."""
+    text, label, time = dataset.columns.text, dataset.columns.label, dataset.columns.time
+    if not (
+        isinstance(text, int)
+        and isinstance(label, int | None)
+        and isinstance(time, int | None)
+        and dataset.where is None
+        and not dataset.joined_columns
+    ):
+        raise NotPlain
+    with _opened(file, dataset) as stream:
+        head = _plain_head(dataset, stream.read(HEAD))
+        first = next(filter(str.strip, head.splitlines()))
+        is_tab = format_of(file.name, dataset.format, SUFFIX_FORMATS) == "tsv"
+        widths = {one: first.count(one) + 1 for one in ((TAB,) if is_tab else HEADERLESS_DELIMITERS)}
+        wide = [one for one, width in widths.items() if width > max(text, label or 0, time or 0, 1)]
+        if not wide:
+            raise NotPlain
+        width = widths[wide[0]]  # lines of other widths raise NotPlain, and the next separator is tried
+        others = [at for at in range(width) if at not in (text, time)] if label is None else [label]
+        if len(others) > 1:
+            raise NotPlain
+        names = [*map(str, range(width)), *(column for column, _ in file.partition)]
+        found = _Named(names, (text,), others[0], time)
+        stream.seek(0)
+        lines = _without_quotes(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
+        try:
+            for columns, places in _columns_of(lines, (0, 0), width, wide[0], found.own(file)):
+                yield from _pieces(dataset, file, found, columns.__getitem__, places, "line")
+        except csv.Error:
+            raise NotPlain from None
 
-    Line ends in quotes become LF.
-    """
+
+def _without_quotes(lines: Iterator[str]) -> Iterator[str]:
+    """The lines, none of which has a quote, so that a row is what its separators say."""
+    for line in lines:
+        if QUOTE in line:
+            raise NotPlain
+        yield line
+
+
+def _after_header(lines: Iterator[str], header: Sequence[str], delimiter: str) -> tuple[int, int]:
+    """How many rows end with the header, blank ones included, and in which line it ends."""
     reader = csv_reader(lines, delimiter)
-    before = 0  # rows up to the header, which belong to the first piece
+    rows = 0
     for fields in reader:
-        before += 1
+        rows += 1
         if not _is_blank_row(fields):
             if names_of(Row(1, tuple(fields))) != header:
                 raise NotPlain
             break
-    end = reader.line_num
+    return rows, reader.line_num
+
+
+def _columns_of(
+    lines: Iterator[str], start: tuple[int, int], width: int, delimiter: str, wanted: Sequence[int]
+) -> Iterator[tuple[Mapping[int, Values], Ints]]:
+    """The wanted columns of all rows, in pieces, and the line in which each row begins.
+
+    Line ends in quotes become LF.
+
+    Args:
+        lines: From the first row on.
+        start: The rows before it, which belong to the first piece, and their lines.
+        width: Fields in each row.
+        delimiter: Between them.
+        wanted: The places of the columns.
+    """
+    before, end = start
     while block := list(islice(lines, ROWS - before)):
-        columns = _simple_columns("".join(block), len(header), delimiter, wanted)
+        columns = _simple_columns("".join(block), width, delimiter, wanted)
         if columns is not None:
             yield columns, np.arange(end + 1, end + 1 + len(block))
             end += len(block)
@@ -319,7 +380,7 @@ def _columns_of(
                 places = end + 1 + np.cumsum([0, *heights])[:-1]
             end += reader.line_num
             kept = [at for at, row in enumerate(rows) if not _is_blank_row(row)]
-            if {len(rows[at]) for at in kept} - {len(header)}:
+            if {len(rows[at]) for at in kept} - {width}:
                 raise NotPlain
             if kept:
                 every = list(zip(*(rows[at] for at in kept), strict=True))
@@ -360,6 +421,16 @@ def _simple_columns(
 
 def _header(dataset: TextTable, file: SourceFile, head: bytes) -> tuple[list[str], str]:
     """The names of the columns and the delimiter, given the first bytes of the file."""
+    content = _plain_head(dataset, head)
+    is_tab = format_of(file.name, dataset.format, SUFFIX_FORMATS) == "tsv"
+    headers = {one: read_header(content, one) for one in ((TAB,) if is_tab else DELIMITER_NAMES)}
+    text = (dataset.joined_columns or (dataset.columns.text,))[0]
+    delimiter = max(headers, key=lambda one: (text in headers[one], len(headers[one])))
+    return headers[delimiter], delimiter
+
+
+def _plain_head(dataset: TextTable, head: bytes) -> str:
+    """The beginning of a file of UTF-8."""
     content = head.decode("utf-8-sig", errors="surrogateescape")
     if (
         dataset.encoding not in (None, "utf-8", "utf-8-sig")
@@ -369,34 +440,20 @@ def _header(dataset: TextTable, file: SourceFile, head: bytes) -> tuple[list[str
         or not content.strip()
     ):
         raise NotPlain
-    is_tab = format_of(file.name, dataset.format, SUFFIX_FORMATS) == "tsv"
-    headers = {one: read_header(content, one) for one in ((TAB,) if is_tab else DELIMITER_NAMES)}
-    text = (dataset.joined_columns or (dataset.columns.text,))[0]
-    delimiter = max(headers, key=lambda one: (text in headers[one], len(headers[one])))
-    return headers[delimiter], delimiter
+    return content
 
 
-def _read_lines(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
-    """A file in UTF-8 with a JSON object in each line."""
-    decoder = msgspec.json.Decoder()
+def _read_json(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    """A file in UTF-8 with a JSON object in each line, or an array of objects, whatever its suffix."""
     if dataset.encoding not in (None, "utf-8", "utf-8-sig"):
         raise NotPlain
     with _opened(file, dataset) as stream:
-        if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-            stream.seek(0)
+        start = len(codecs.BOM_UTF8) if stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+        stream.seek(start)
+        is_array = stream.read(HEAD).lstrip().startswith(b"[")
+        stream.seek(start)
         names: list[str] = []
-        start = 0
-        while lines := list(islice(stream, ROWS)):
-            try:
-                objects = decoder.decode_lines(b"".join(lines))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise NotPlain from None
-            numbers = np.arange(start + 1, start + 1 + len(lines))
-            start += len(lines)
-            if len(objects) < len(lines):
-                numbers = numbers[[bool(line.strip()) for line in lines]]
-            if not objects:
-                continue
+        for objects, numbers in _items(stream, start) if is_array else _lines(stream):
             if len(objects) != len(numbers) or set(map(type, objects)) != {dict}:
                 raise NotPlain
             keys = list(dict.fromkeys(chain.from_iterable(objects)))
@@ -406,7 +463,38 @@ def _read_lines(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
                 raise NotPlain  # which column is the label depends on all keys of the file
 
             columns = {at: [item.get(found.names[at]) for item in objects] for at in found.own(file)}
-            yield from _pieces(dataset, file, found, columns.__getitem__, numbers, "line")
+            unit = "object" if is_array else "line"
+            yield from _pieces(dataset, file, found, columns.__getitem__, numbers, unit)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[list[Any], Ints]]:
+    """The values in the lines that are not blank, in pieces, and the numbers of these lines."""
+    decoder = msgspec.json.Decoder()
+    start = 0
+    while lines := list(islice(stream, ROWS)):
+        try:
+            values = decoder.decode_lines(b"".join(lines))
+        except JSON_FAULTS:
+            raise NotPlain from None
+        numbers = np.arange(start + 1, start + 1 + len(lines))
+        start += len(lines)
+        if len(values) < len(lines):
+            numbers = numbers[[bool(line.strip()) for line in lines]]
+        if values:
+            yield values, numbers
+
+
+def _items(stream: IO[bytes], start: int) -> Iterator[tuple[list[Any], Ints]]:
+    """The items of an array, in pieces, and their numbers; only what is being read is in memory."""
+    decoder = msgspec.json.Decoder()
+    content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))[start:]
+    try:
+        items = msgspec.json.decode(content, type=list[msgspec.Raw])
+        for first in range(0, len(items), ROWS):
+            values = [decoder.decode(item) for item in items[first : first + ROWS]]
+            yield values, np.arange(first + 1, first + 1 + len(values))
+    except JSON_FAULTS:
+        raise NotPlain from None
 
 
 def _named_of_plain(dataset: TextTable, names: Sequence[str], file: SourceFile) -> _Named:
@@ -495,11 +583,15 @@ def _read_bigquery(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
 PLAIN: Mapping[str, Callable[[TextTable, SourceFile], Iterator[Piece]]] = {
     "csv": _read_delimited,
     "tsv": _read_delimited,
-    "jsonl": _read_lines,
+    "jsonl": _read_json,
+    "json": _read_json,
     "parquet": _read_parquet,
     "arrow": _read_arrow,
 }
 """What reads the plain files of a format."""
+
+BY_POSITION = {"csv": _read_headerless, "tsv": _read_headerless}
+"""The same where columns are positions."""
 
 
 # --- values ------------------------------------------------------------------------------------------

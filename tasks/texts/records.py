@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gauntlet.backends.memory import require_memory
 from gauntlet.components.validate_data.packed import unpack
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.errors import DataError, UsageError
@@ -101,10 +102,12 @@ def parse(
         max_expansion: See `unpack`.
 
     Raises:
-        DataError: The content is not of its format, holds no rows or lacks a column.
+        DataError: The content is not of its format, holds no rows or lacks a column, or this machine has too
+            little memory for it.
         UsageError: The format is unknown, or columns are positions where the format has names.
     """
     data, inner = unpack(data, name, max_expansion)
+    require_memory(name, len(data))
     file_format = format_of(inner, declared_format, SUFFIX_FORMATS)
     if file_format is None:
         raise unknown_format(name, inner, "csv, tsv, jsonl, json, parquet or arrow")
@@ -150,7 +153,7 @@ def pick_columns(
     others = [column for column in found if column not in (columns.text, columns.time)]
     of_path = [column for column, _ in partition if column != columns.time]
     others = [column for column in others if column not in (*of_path, REPLACED)] or of_path
-    label = others[0] if columns.label is None and len(others) == 1 else columns.label
+    label = others[0] if columns.label is None and len({*others}) == 1 else columns.label
     labels = label if isinstance(label, tuple) else (label,)
     faults = []
     if columns.text not in found:

@@ -41,7 +41,7 @@ TEXTS_AT_ONCE, BYTES_AT_ONCE = 50_000, 1 << 24
 ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 19, 1 << 18, 1 << 18
 CHILDREN_AT_ONCE, MOST_CHILDREN, BLOCK = 1 << 21, 1 << 24, 1 << 22
 
-MOST_PARTS = 48  # in which the words are gone through
+MOST_PARTS = 80  # in which the words are gone through
 LEVELS = 4  # words by which a bucket is divided
 SMALL = 8  # texts of a bucket that is not divided
 MOST_DECIDED = 1 << 16  # pairs of which it is decided one after the other which text is kept
@@ -139,7 +139,7 @@ class _Sets:
     """
 
     words: Words
-    starts: Ints
+    starts: Numbers
     sizes: Sizes
     signatures: Hashes
 
@@ -262,7 +262,9 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     width = int(np.clip(stored.words // max(1, len(keys)) // SIGNED_WORDS, 1, MAX_SIGNATURE))
 
     sizes = stored.sizes
-    starts = offsets(np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1))
+    starts: Numbers = offsets(np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1))
+    if starts[-1] <= WORD:
+        starts = starts.astype(np.uint32)  # half the memory
     heads = _Sets(
         words=np.empty(starts[-1], dtype=np.uint32),
         starts=starts,
@@ -275,7 +277,9 @@ def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
         words = _sorted(sizes[piece], ranks[words]).astype(np.uint32)
         stored.write(piece, words)
         whole, of_heads = offsets(sizes[piece]), starts[piece.start : piece.stop + 1]
-        heads.words[of_heads[0] : of_heads[-1]] = words[ranges(whole[:-1], np.diff(of_heads))]
+        heads.words[of_heads[0] : of_heads[-1]] = words[
+            ranges(whole[:-1], np.diff(of_heads).astype(np.int64))
+        ]
         heads.signatures[piece] = _signatures(words, whole, width)
 
     for _ in in_order(by_rarity, stored.pieces):
@@ -404,7 +408,7 @@ def _undivided(sets: _Sets, at_least: float, low: int, high: int) -> _Parents:
     for start in range(0, len(sets.words), BLOCK):
         words = sets.words[start : start + BLOCK]
         at = start + np.flatnonzero((words >= low) & (words < high))
-        number = np.searchsorted(sets.starts, at, side="right") - 1
+        number = np.searchsorted(sets.starts, at.astype(sets.starts.dtype), side="right") - 1
         place = at - sets.starts[number]
         rare = place < prefixes(sets.sizes[number], at_least)
         numbers.append(number[rare].astype(np.int32))

@@ -11,11 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gauntlet.backends.memory import GIB, usable_memory
 from gauntlet.pipelines import machine
 from gauntlet.pipelines.cli import main
 from gauntlet.serving.cpu import cpu_class, usable_cpus
-
-GIB = 2**30
 
 
 def test_the_command_lists_this_machine_and_succeeds(
@@ -43,10 +42,10 @@ def test_a_cpu_whose_int8_products_saturate_is_limited(kind: str, state: str) ->
 def test_the_memory_is_that_of_the_container_if_it_has_less(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     total = psutil.virtual_memory().total
-    assert machine.usable_memory(limit) == total
+    assert usable_memory(limit) == total
     for text, expected in (("max\n", total), (f"{GIB}\n", GIB), (f"{total * 2}\n", total)):
         limit.write_text(text)
-        assert machine.usable_memory(limit) == expected
+        assert usable_memory(limit) == expected
     assert machine.memory_finding(GIB).state == "limited"
     assert machine.memory_finding(8 * GIB).state == "ok"
 

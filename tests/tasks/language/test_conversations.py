@@ -12,6 +12,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
+from gauntlet.backends import memory
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.tasks.causal_lm.tiny import END
@@ -194,6 +195,19 @@ def test_a_file_of_another_form_is_refused_with_what_is_expected(
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         validate(tmp_path, model, tmp_path / name)
+
+
+def test_more_conversations_than_the_memory_holds_are_refused_all_files_together(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train.jsonl", "test.jsonl"):
+        write_jsonl(tmp_path / name, conversations())
+    size = sum(file.stat().st_size for file in tmp_path.glob("*.jsonl"))
+    monkeypatch.setattr(memory, "usable_memory", lambda: 10 * size - 1)
+    with pytest.raises(
+        DataError, match=r"^test.jsonl: found .* read whole, .* Conversations are held in memory"
+    ):
+        validate(tmp_path, model, tmp_path)
 
 
 def test_a_model_that_is_nowhere_is_a_mistake_of_the_manifest(tmp_path: Path) -> None:

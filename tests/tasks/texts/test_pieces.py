@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gauntlet.backends import memory
 from gauntlet.components.validate_data.run import run
 from gauntlet.components.validate_data.text import normalise
 from gauntlet.manifests.errors import DataError
@@ -26,7 +27,7 @@ from gauntlet.tasks.texts import pieces
 from gauntlet.tasks.texts.data import TokenCounter, _CountedWords, count_words
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder
 from gauntlet.tasks.texts.files import SourceFile
-from gauntlet.tasks.texts.pieces import Piece, readers
+from gauntlet.tasks.texts.pieces import NotPlain, Piece, readers
 from gauntlet.tasks.texts.rows import number_keys
 from tests.text_tables import text_rows
 
@@ -84,6 +85,10 @@ def as_lines(rows: list[tuple[str, str]]) -> bytes:
     return "\n".join(json.dumps(one, ensure_ascii=at % 2 == 0) for at, one in enumerate(objects)).encode()
 
 
+def as_array(rows: list[tuple[str, str]]) -> bytes:
+    return b"[" + as_lines(rows).replace(b"\n", b",\n") + b"]"
+
+
 def found(read: Callable[[], Iterator[Piece]]) -> list[tuple[Any, ...]]:
     return [
         (text, fault, repr(piece.values[code]), f"{piece.unit} {line}")
@@ -105,6 +110,9 @@ def found(read: Callable[[], Iterator[Piece]]) -> list[tuple[Any, ...]]:
         ("f.csv", lambda rows: as_simple_csv(rows * 3, csv.QUOTE_MINIMAL, "\r\n")),
         ("a.jsonl", as_lines),
         ("b.jsonl", lambda rows: as_lines(rows).replace(b"\n", b"\n\n", 5) + b"\n"),
+        ("c.json", as_lines),
+        ("d.json", lambda rows: b"\xef\xbb\xbf \n" + as_array(rows)),
+        ("e.jsonl", as_array),
     ],
 )
 def test_pieces_of_a_plain_file_have_the_rows_that_the_whole_file_has(
@@ -116,6 +124,59 @@ def test_pieces_of_a_plain_file_have_the_rows_that_the_whole_file_has(
     columns = {"text": "text", "label": "label"}
     plain, whole = readers(dataset(path, columns=columns), SourceFile("train", name, str(path)))
     assert found(plain) == found(whole)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("delimiter", ["\t", ";", "|", ","])
+def test_pieces_of_a_file_without_a_header_have_the_rows_that_the_whole_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, delimiter: str
+) -> None:
+    monkeypatch.setattr(pieces, "ROWS", 7)
+    rows = [
+        (" ".join(f"{text} x".split()), label or "joy", at)
+        for at, (text, label) in enumerate(random_rows(seed))
+    ]
+    lines = [
+        delimiter.join(str(one).translate({ord(sign): "_" for sign in '\t;|,"'}) for one in row)
+        for row in rows
+    ]
+    path = tmp_path / "lines.txt"
+    path.write_text("\n\n".join(lines), encoding="utf-8")
+    columns = {"text": 0, "label": 1}
+    plain, whole = readers(dataset(path, columns=columns), SourceFile("train", path.name, str(path)))
+    assert found(plain) == found(whole)
+    assert len(found(plain)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["a b\tjoy\nc\td\tjoy\n", "a, b\tjoy\nc\td, e\tjoy\n", 'a "b\tjoy\nc"\tfear\n', "no tabs\njoy\n"],
+)
+def test_a_file_without_a_header_that_needs_a_decision_is_left_to_the_parser_of_whole_files(
+    tmp_path: Path, content: str
+) -> None:
+    """Lines of different lengths, a quote, and no separator."""
+    path = tmp_path / "lines.txt"
+    path.write_text(content)
+    plain, _ = readers(
+        dataset(path, columns={"text": 0, "label": 1}), SourceFile("train", path.name, str(path))
+    )
+    with pytest.raises(NotPlain):
+        list(plain())
+
+
+def test_what_is_read_whole_is_refused_if_the_memory_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text('text,label\n"It" is so,joy\n')
+    monkeypatch.setattr(memory, "usable_memory", lambda: 10 * path.stat().st_size)
+    assert len(read_table(dataset(path))) == 1
+    monkeypatch.setattr(memory, "usable_memory", lambda: 10 * path.stat().st_size - 1)
+    with pytest.raises(DataError, match=r"^train.csv: found 0.00 GiB that are read whole, expected at most"):
+        read_table(dataset(path))
+    path.write_text("text,label\nIt is so,joy\n")
+    assert len(read_table(dataset(path))) == 1  # by RFC 4180, in pieces
 
 
 def test_pieces_of_parquet_have_the_values_of_the_file_in_every_type(

@@ -131,14 +131,57 @@ def test_files_that_provide_the_splits_need_no_time(tmp_path: Path) -> None:
     ],
 )
 def test_times_sort_as_they_should(values: list[Any], order: list[int]) -> None:
-    times = parse_times(values, ["line"] * len(values), "x.csv")
+    times = parse_times(values, "line {}".format, "x.csv")
     assert sorted(range(len(values)), key=times.__getitem__) == order
 
 
 @pytest.mark.parametrize("value", [True, [2024], {"at": 1}, float("nan"), float("inf"), None, "nan", 10**400])
 def test_what_is_no_time_is_refused(value: Any) -> None:
     with pytest.raises(DataError, match="found 1 row without a time"):
-        parse_times(["2024-01-31", value], ["line 2", "line 3"], "x.csv")
+        parse_times(["2024-01-31", value], "line {}".format, "x.csv")
+
+
+MOMENTS = [
+    "2024-02-29",
+    " 1999-12-31 23:59 ",
+    "2024-01-31T08:00+02:00",
+    "2024-01-31T08:00:01-00:30",
+    "2024-01-31T08:00:01.123Z",
+    "2024-01-31 08:00:01.123456+05:45",
+    "2024-01-31T08:00:01.5",
+    "0999-01-31",
+    "9999-01-31T00:00:00.000001",
+    "20240131T080000",
+]
+
+
+@pytest.mark.parametrize("as_objects", [False, True])
+def test_a_column_of_dates_is_read_as_each_alone_by_the_standard_library(as_objects: bool) -> None:
+    moments = [datetime.fromisoformat(text.strip()) for text in MOMENTS]
+    expected = [(one if one.tzinfo else one.replace(tzinfo=UTC)).timestamp() for one in moments]
+    values = moments if as_objects else MOMENTS
+    assert parse_times(values, str, "x.csv").tolist() == expected
+    assert [parse_times([value], str, "x.csv")[0] for value in values] == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["1706688000", " -1.5 ", "1e3", "1_000", "0.1234567890123456789", "+7"],
+        [1706688000, 2.5, -3, 2**53 + 1],
+        [2**62, 1, 0],
+        [1.5, "2.5", 3],
+    ],
+)
+def test_a_column_of_numbers_is_read_as_each_alone_by_float(values: list[Any]) -> None:
+    assert parse_times(values, str, "x.csv").tolist() == [float(value) for value in values]
+
+
+@pytest.mark.parametrize("value", ["2023-02-29", "2024-01-31T24:00", "2024-01-31T08:00+24:00", "1", ""])
+def test_a_faulty_date_in_a_column_is_named(value: str) -> None:
+    values = ["2024-01-31"] * 9 + [value]
+    with pytest.raises(DataError, match="found 1 row without a time that can be read: line 9: "):
+        parse_times(values, "line {}".format, "x.csv")
 
 
 def test_without_the_key_nothing_is_parsed() -> None:
