@@ -18,7 +18,15 @@ import pyarrow.compute as pc
 
 from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.registry import BUNDLE_TAG
-from gauntlet.components.detect_drift.change import SEED, Counts, Floats, MeanFeatures, counted, edges_of
+from gauntlet.components.detect_drift.change import (
+    SEED,
+    Counts,
+    Floats,
+    MeanFeatures,
+    MeanScores,
+    counted,
+    edges_of,
+)
 from gauntlet.components.detect_drift.counts import (
     OK,
     LabelledRows,
@@ -54,6 +62,8 @@ FEWEST_LABELS = 100
 SUPPORT = 0.99
 """Rows with an energy above that quantile of the reference lie outside its support."""
 SHOWN_SHA256 = 12
+LOG = "log"  # in place of a split
+MOST_CLASSES = 50
 SUMS_TO_ONE = 1e-3
 
 
@@ -68,7 +78,7 @@ class MadeOf:
     """
 
     task: str = ""
-    split: str = "log"
+    split: str = LOG
     labels: tuple[str, ...] = ()
     span: float | None = None
     fitted_on: LabelledRows | None = None
@@ -100,6 +110,13 @@ class Reference:
             return None
         return MeanFeatures(arrays.frequencies, arrays.mean, arrays.eigenvalues, made.rows, made.bandwidth)
 
+    @property
+    def scores(self) -> MeanScores | None:
+        """The mean normal scores of its columns."""
+        counts, whitening = self.arrays.counts, self.arrays.whitening
+        columns = {name: counts[name] for name in self.baseline.columns}
+        return None if whitening is None else MeanScores(columns, whitening)
+
     def with_promise_of(self, other: Reference) -> Reference:
         """The same with what another reference of the same bundle knows from labels, if this one has none."""
         ours, theirs = self.baseline, other.baseline
@@ -109,14 +126,14 @@ class Reference:
         return replace(self, baseline=ours.model_copy(update=known))
 
 
-def bundle_reference(folder: Path) -> Reference:
-    """The baseline of a bundle, whose files are verified.
+def bundle_reference(folder: Path, sha256: str | None = None) -> Reference:
+    """The baseline of a bundle, whose files are verified; `sha256` is what a registry has recorded of it.
 
     Raises:
         BundleError: The bundle is incomplete or altered.
         DataError: It has no baseline, one of another format, or one that another graph made.
     """
-    info = read_info(folder)
+    info = read_info(folder, sha256)
     found = read_baseline(folder)
     if found is None:
         raise DataError(
@@ -128,8 +145,8 @@ def bundle_reference(folder: Path) -> Reference:
         raise DataError(
             f"{folder}: the baseline was made by another graph than {MODEL_FILE}. Run the manifest again."
         )
-    sha256 = file_sha256(folder / BUNDLE_FILE)[:SHOWN_SHA256]
-    return Reference(folder, None, sha256, baseline, arrays)
+    shown = file_sha256(folder / BUNDLE_FILE)[:SHOWN_SHA256]
+    return Reference(folder, None, shown, baseline, arrays)
 
 
 def registered_reference(model: str, bundle: str, registry_uri: str) -> Reference:
@@ -139,18 +156,16 @@ def registered_reference(model: str, bundle: str, registry_uri: str) -> Referenc
         UsageError: No version has that bundle.
         BundleError, DataError: As `bundle_reference`.
     """
-    found = [
-        version
-        for version in open_registry(registry_uri).versions(model)
-        if version.tags.get(BUNDLE_TAG, "").startswith(bundle)
-    ]
+    store = open_registry(registry_uri)
+    versions = store.versions(model) if model in store.names() else ()
+    found = [version for version in versions if version.tags.get(BUNDLE_TAG, "").startswith(bundle)]
     if not found:
         raise UsageError(
             f"{model}: no registered version has the bundle {bundle}, which the log names. Name the bundle's "
             "folder with --bundle, or rows from when all was well with --reference."
         )
     with bundle_folder(found[0]) as folder:
-        return bundle_reference(folder)
+        return bundle_reference(folder, found[0].tags[BUNDLE_TAG])
 
 
 def log_reference(
@@ -168,14 +183,19 @@ def log_reference(
     if some is None:
         raise DataError(f"{place}: found no answered row, expected some. Name other reference rows.")
     columns, probabilities = dict(numbers_of(some)), vectors_of(place, some, None)
+    whole = columns
     if probabilities is not None:
-        probabilities = probabilities[np.isfinite(probabilities).all(1)]
-        columns |= {name_of(at): probabilities[:, at] for at in range(probabilities.shape[1])}
+        is_finite = np.isfinite(probabilities).all(1)
+        probabilities = probabilities[is_finite]
+        of_classes = {name_of(at): probabilities[:, at] for at in range(probabilities.shape[1])}
+        whole = {name: values[is_finite] for name, values in columns.items()} | of_classes
+        columns |= of_classes
     edges = {name: of for name in sorted(columns) if len(of := edges_of(columns[name]))}
     energy = columns.get("energy")
     bound = None if energy is None or np.isnan(energy).all() else float(np.nanquantile(energy, SUPPORT))
     window = count_rows(place, pieces, edges, bound, labels)
     features = None if probabilities is None else MeanFeatures.of(np.sqrt(probabilities))
+    scores = MeanScores.of(window.counts, edges, whole)
     names = made_of.labels or _classes_of(some, probabilities)
     labelled = window.labelled if _is_enough(window.labelled) else None
     fitted_on = made_of.fitted_on if made_of.fitted_on is not None else labelled
@@ -188,7 +208,7 @@ def log_reference(
         predicted=window.predicted,
         labels=names,
         energy_bound=bound,
-        largest_client=window.largest_client,
+        largest_client=window.largest_client if made_of.split == LOG else None,
         promise=None if labelled is None else promise_of(labelled, made_of.span),
         calibration=None if labelled is None else _calibration(fitted_on, labelled, names),
         random_features=(
@@ -208,6 +228,7 @@ def log_reference(
         frequencies=None if features is None else features.frequencies,
         mean=None if features is None else features.mean,
         eigenvalues=None if features is None else features.eigenvalues,
+        whitening=None if scores is None else scores.whitening,
     )
     return Reference(place, window.model, window.bundle, baseline, arrays)
 
@@ -302,9 +323,9 @@ def _confusion(rows: LabelledRows, names: Sequence[str]) -> Counts | None:
 
 
 def _by_class(rows: LabelledRows, edges: Mapping[str, Floats], names: Sequence[str]) -> dict[str, Counts]:
-    """The counts of each column of probabilities by true class."""
+    """The counts of each column of probabilities by true class; of many classes they would be too many."""
     known = _known(rows, names)
-    if known is None:
+    if known is None or len(names) > MOST_CLASSES:
         return {}
     probabilities, truths = known
     return {

@@ -9,6 +9,7 @@ from scipy.stats import binom, chi2, chi2_contingency, ks_2samp
 from gauntlet.components.detect_drift.change import (
     Change,
     MeanFeatures,
+    MeanScores,
     classes_of_counts,
     counted,
     detectable,
@@ -65,9 +66,45 @@ def test_classes_that_the_reference_lacks_are_a_change() -> None:
     assert classes_of_counts(window, reference)[1] < 1e-20
 
 
+def compared_together(reference: np.ndarray, window: np.ndarray) -> tuple[float, float]:
+    """The distance and p-value of all columns together."""
+    rows = {str(at): values for at, values in enumerate(reference.T)}
+    edges = {name: edges_of(values) for name, values in rows.items()}
+    scores = MeanScores.of({name: counted(rows[name], edges[name]) for name in rows}, edges, rows)
+    assert scores is not None
+    return scores.compared({str(at): counted(values, edges[str(at)]) for at, values in enumerate(window.T)})
+
+
+def test_the_mean_scores_of_normal_rows_have_hotellings_p_value() -> None:
+    # T² of the rows themselves, with the reference's covariance; 128 bins are not quite the rows
+    rng = np.random.default_rng(3)
+    mixing = np.array([[1.0, 0.9, 0.0], [0.0, 0.4, 0.5], [0.0, 0.0, 1.0]])
+    reference = rng.normal(size=(5_000, 3)) @ mixing
+    for shift in (0.0, 0.1, 0.2):
+        window = rng.normal(size=(500, 3)) @ mixing + [0, shift, 0]
+        gap = window.mean(0) - reference.mean(0)
+        squared = gap @ np.linalg.solve(np.cov(reference.T), gap)
+        distance, p_value = compared_together(reference, window)
+        assert distance == pytest.approx(np.sqrt(squared), abs=0.02)
+        expected = chi2.sf(squared / (1 / 500 + 1 / 5_000), 3)
+        assert np.log10(p_value) == pytest.approx(np.log10(expected), abs=0.3, rel=0.1)
+
+
+def test_columns_that_follow_from_others_do_not_make_a_change() -> None:
+    rng = np.random.default_rng(4)
+    first = rng.normal(size=(2_500, 1))
+    same = np.hstack([first, -first, np.ones_like(first)])
+    distance, p_value = compared_together(same[:2_000], same[2_000:])
+    assert distance < 0.2
+    assert p_value > 0.01
+    rows = {"a": np.ones(50)}
+    edges = {"a": edges_of(rows["a"])}
+    assert MeanScores.of({"a": counted(rows["a"], edges["a"])}, edges, rows) is None
+
+
 def test_clean_windows_alarm_no_more_often_than_stated() -> None:
     rng = np.random.default_rng(1)
-    small = {"KS": 0, "TV": 0, "MMD": 0}
+    small = {"KS": 0, "TV": 0, "MMD": 0, "T2": 0}
     runs, alpha = 60, 0.05
     mix = np.array([0.5, 0.3, 0.15, 0.05])
     for _ in range(runs):
@@ -79,6 +116,7 @@ def test_clean_windows_alarm_no_more_often_than_stated() -> None:
         features = MeanFeatures.of(np.sqrt(vectors[:400]))
         assert features is not None
         small["MMD"] += features.compared(np.sqrt(vectors[400:]))[1] <= alpha
+        small["T2"] += compared_together(vectors[:400], vectors[400:])[1] <= alpha
     # 99.9 % of such counts are below this bound if the rate is 5 %
     assert max(small.values()) <= binom.ppf(0.999, runs, alpha), small
 
@@ -114,3 +152,10 @@ def test_a_familys_p_value_counts_its_columns() -> None:
     changes = [Change("one", name, "KS", 0.1, p_value) for name, p_value in (("a", 0.01), ("b", 0.5))]
     changes.append(Change("two", "c", "KS", 0.1, 0.3))
     assert family_p_values(changes) == pytest.approx({"one": 0.04, "two": 0.3})
+
+
+def test_the_joint_test_has_half_of_the_false_alarms() -> None:
+    changes = [Change("one", "a", "KS", 0.1, 0.01), Change("joint", "all", "T2", 0.1, 0.004)]
+    changes.append(Change("two", "b", "KS", 0.1, 0.3))
+    # By hand: 2 · 0.004 for the joint test; by Holm 2 · 0.01 and 0.3 for the others, twice
+    assert family_p_values(changes) == pytest.approx({"joint": 0.008, "one": 0.04, "two": 0.6})
