@@ -20,6 +20,7 @@ from gauntlet.backends.deployment import Assignment, ConflictError, Release, Rev
 from gauntlet.backends.local.deployment import LocalDeployment, LocalGateway
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli import main
+from gauntlet.serving import load
 from gauntlet.serving.bundle import file_sha256
 from tests.text_bundles import certified
 
@@ -170,23 +171,25 @@ def test_an_ab_test_notes_the_variant_of_each_request_under_the_id_that_the_answ
     target: LocalDeployment, two: tuple[Revision, Revision]
 ) -> None:
     first, second = two
-    assignment = Assignment("noted", "salt", "X-User", "")
+    assignment = Assignment("noted", "salt", "X-Gauntlet-Key", "")
     target.shift({first.id: 50, second.id: 50}, served(target).etag, None, assignment)
     keys = ["", *(f"u{number % 12}" for number in range(36))]
-    answers = [ask(target, X_User=key, X_Gauntlet_Event=f"id{at}") for at, key in enumerate(keys)]
+    answers = [ask(target, X_Gauntlet_Key=key, X_Gauntlet_Event=f"id{at}") for at, key in enumerate(keys)]
     own = [ask(target) for _ in range(24)]
     assert {bundle for *_, bundle in own} == {first.id, second.id}  # at random
     target.ask(first.id, GOOD)  # of one revision, which is not in the test
+    assert load.main([served(target).address, "--rate", "60", "--seconds", "0.2", "--keys", "3"]) == 0
+    asked = len(keys) + len(own) + 12
 
     def written() -> list[list[str]] | None:
         path = target.gateway.assignments("noted")
         lines = path.read_text().splitlines() if path.is_file() else []
-        return [line.split(",") for line in lines] if len(lines) > len(keys) + len(own) else None
+        return [line.split(",") for line in lines] if len(lines) > asked else None
 
     head, *rows = until(written)
     assert head == ["request_id", "time", "revision", "unit"]
-    assert len(rows) == len(keys) + len(own)
-    found = [(row[0], row[2]) for row in rows]
+    assert len(rows) == asked
+    found = [(row[0], row[2]) for row in rows[:-12]]
     answered = [(one["metadata"]["event"], bundle) for _, one, bundle in (*answers, *own)]
     assert found == answered
     units = {
@@ -195,7 +198,8 @@ def test_an_ab_test_notes_the_variant_of_each_request_under_the_id_that_the_answ
     assert units.pop("") == {(found[0][1], "")}  # an empty key is none
     assert {len(one) for one in units.values()} == {1}  # a key is one unit, of one variant
     assert len({unit for one in units.values() for _, unit in one}) == 12
-    assert {row[3] for row in rows[len(keys) :]} == {""}
+    assert {row[3] for row in rows[len(keys) : -12]} == {""}
+    assert [row[3] for row in rows[-12:-9]] * 4 == [row[3] for row in rows[-12:]]
 
 
 def test_a_shift_is_refused_if_the_weights_were_changed_or_are_wrong(
