@@ -1,7 +1,7 @@
 """A hook of mkdocs: links from a page to files outside docs/, which the site does not have.
 
 Each becomes the file's path in the repository. A link to a file that does not exist is a warning, at which
-`make docs` fails.
+`make docs` fails. The files at the top of the repository, such as README.md, are checked in the same way.
 """
 
 from __future__ import annotations
@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Any
 
 LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<path>(?:\.\./)+[^)\s#]+)(?:#[^)\s]*)?\)")
+ANY_LINK = re.compile(r"\]\((?!\w+:|#)(?P<path>[^)\s#]+)")
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOG = logging.getLogger("mkdocs.hooks")
+
+
+def on_pre_build(**_: Any) -> None:
+    """Warn about links of the repository's own pages to files that do not exist."""
+    for page in sorted(REPOSITORY.glob("*.md")):
+        for link in ANY_LINK.finditer(page.read_text(encoding="utf-8")):
+            if not (page.parent / link["path"]).exists():
+                LOG.warning("%s links to %s, which does not exist", page.name, link["path"])
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:

@@ -101,7 +101,7 @@ def run(page: Path, clone: Path, log: Path) -> tuple[int, float, str]:
     """Run the blocks of a page in a clone: how many were run, the seconds, and what failed."""
     parts = [one for one in blocks_of(page) if one.script]
     told = log.with_suffix(".begun")
-    script = "".join(
+    script = "trap 'gauntlet down > /dev/null 2>&1 || true' EXIT\n" + "".join(
         f"echo {one.line} > {told}\nset -x\n{one.script}\n{{ set +x; }} 2> /dev/null\n" for one in parts
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GAUNTLET_")}
@@ -125,8 +125,6 @@ def run(page: Path, clone: Path, log: Path) -> tuple[int, float, str]:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGTERM)
-            down = [clone / ".venv/bin/gauntlet", "down"]
-            subprocess.run(down, cwd=clone, env=environment, capture_output=True, check=False)
     failed = "" if code == 0 else f"line {told.read_text().strip()}: {code}"
     return len(parts), time.monotonic() - began, failed
 

@@ -37,7 +37,7 @@ class Monitoring(Section):
         roll_back: Whether the previous version is made champion again, or only the command is printed.
         value_per_error_usd: What an error costs. A retraining waits until the errors above the promised
             ones have cost as much as it may cost itself.
-        receiver: The URL of the receiver that takes the request for a training; docs/triggers.md.
+        receiver: The URL of the receiver that takes the request for a training; docs/how-to/trigger_runs.md.
     """
 
     log: str | None = Field(None, pattern=Place)

@@ -1,4 +1,4 @@
-"""Files of a request log, here or in a bucket, by version and hour; docs/serving.md has the layout."""
+"""Files of a request log, here or in a bucket, by version and hour; docs/how-to/serve.md has the layout."""
 
 from __future__ import annotations
 
