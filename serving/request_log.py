@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from http.client import HTTPException
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -73,6 +74,8 @@ GATHER_SECONDS = 0.25
 PART_SECONDS, PART_ROWS, CHUNK_ROWS = 60.0, 10_000, 256
 """How long rows wait for a file to be whole, and how many it has; so many are encoded at once."""
 TRIES = 3
+CLOSING_SECONDS = 3.0
+"""How long the last file may take when a server ends."""
 
 
 def event_of(given: str | None) -> str:
@@ -161,12 +164,14 @@ class RequestLog:
         self._added[:] = after
         self._waiting.append((event, kept, size))
 
-    def close(self, timeout: float = 1.0) -> None:
+    def close(self, timeout: float = CLOSING_SECONDS) -> None:
         """Write what waits, for a while."""
         self._closing.set()
         self._thread.join(timeout)
 
     def _write(self) -> None:
+        if self._part is _ParquetPart:
+            import_module("pyarrow.parquet")  # takes too long on a busy machine when a server ends
         is_closing = False
         while not is_closing:
             is_closing = self._closing.wait(GATHER_SECONDS)

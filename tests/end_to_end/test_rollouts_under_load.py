@@ -21,9 +21,9 @@ FEWEST_REQUESTS = 100_000
 ROLLBACK_SECONDS = 5.0
 SETTINGS = {
     "steps": [10, 50, 100],
-    "min_requests": 100,
+    "min_requests": 60,
     "min_seconds": 1,
-    "keep_previous_seconds": 1,
+    "keep_previous_seconds": 0,
     "shadow_share": 0.1,
 }
 BODIES = [
