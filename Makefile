@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test mutation smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
+.PHONY: run test docs docs-test mutation smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
 
-test: lint types compiled
+test: lint types compiled docs
 	$(BIN)/gauntlet check
 	# Two at a time, file by file, since fixtures are made once per file, the longest files first; OpenMP threads
 	# sleep while they wait, as they share the CPUs.
@@ -20,11 +20,11 @@ test: lint types compiled
 mutation: $(READY)
 	$(BIN)/python -m tests.mutation
 
-# Every system through its whole DAG, with tiny settings: docs/smoke.md.
+# Every system through its whole DAG, with tiny settings: docs/how-to/smoke_test.md.
 smoke: $(READY)
 	GAUNTLET_HOME=$(VENV)/smoke $(BIN)/gauntlet smoke
 
-# The tests of what is converted and served, as on a CPU without int8 instructions: docs/conversion.md.
+# The tests of what is converted and served, as on a CPU without int8 instructions: docs/explanation/conversion.md.
 avx2: $(READY)
 	$(BIN)/python tests/cpu_class/run.py avx2 -- \
 	  $(BIN)/python -m pytest tests/components/convert_to_onnx tests/serving tests/test_cpu_class.py
@@ -68,7 +68,16 @@ compiled: $(READY)
 	diff -ru compiled $(VENV)/compiled || \
 	  { echo "stale: run 'gauntlet compile manifests/*.yaml --platform both' and commit it"; exit 1; }
 
-# Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/vertex.md says what they need.
+# The site of the documentation, in site/. A broken link or anchor is a failure.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/run_commands.py --list
+
+# The commands of tutorials and how-to pages, word by word in a fresh clone; PAGES are some of them.
+docs-test: $(READY)
+	$(BIN)/python docs/run_commands.py $(PAGES)
+
+# Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/how-to/run_on_vertex.md says what they need.
 like-vertex: $(READY)
 	$(BIN)/python -m pytest tests/vertex_like -rs --durations=0
 
@@ -78,7 +87,7 @@ fuzz: $(READY)
 
 # Minutes long, or in need of data: DATA is a folder with emotion/train.txt and validation.txt, and
 # fashion-mnist with the four idx files.
-acceptance: $(READY)
+acceptance: $(READY) docs-test
 	$(BIN)/python -m pytest -m acceptance $(if $(DATA),--data=$(DATA))
 
 # Every version and its hashes, from pyproject.toml; `make lock UPGRADE=--upgrade` moves to newer versions. torch's CPU
@@ -124,4 +133,4 @@ base-images:
 	done
 
 clean:
-	rm -rf $(VENV) .gauntlet build *.egg-info serving/build serving/*.egg-info
+	rm -rf $(VENV) .gauntlet build site *.egg-info serving/build serving/*.egg-info

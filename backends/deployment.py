@@ -58,7 +58,10 @@ class Revision:
 
 @dataclass(frozen=True)
 class Assignment:
-    """An A/B test assigns a request by a salted hash of its `header`; without that header to `control`."""
+    """An A/B test assigns a request by a salted hash of its `header`.
+
+    Without that header it goes to `control`, or to a variant at random if that is empty.
+    """
 
     test: str
     salt: str

@@ -61,6 +61,7 @@ BACKENDS = (
 DEPLOYMENTS = {
     "local": "gauntlet.backends.local.deployment:LocalDeployment",
     "cloud_run": "gauntlet.backends.google.cloud_run:CloudRunDeployment",
+    "vertex_endpoint": "gauntlet.backends.google.vertex_endpoint:VertexEndpointDeployment",
 }
 """The classes of deployment targets, by their names in the manifest's section `deployment`."""
 

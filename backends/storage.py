@@ -376,7 +376,9 @@ def file_system(uri: str) -> tuple[Any, str]:
             f"{uri}: unknown kind of URI. Use a path, gs://, s3://, az://, https://, hf:// or "
             f"{PACKAGE_SCHEME}"
         )
-    options = {"get_client": http_client} if uri.startswith(HTTP_SCHEMES) else {}
+    options: dict[str, Any] = {"get_client": http_client} if uri.startswith(HTTP_SCHEMES) else {}
+    if scheme in ("gs", "gcs"):
+        options["session_kwargs"] = {"trust_env": True}  # the proxy that HTTPS_PROXY names
     files, path = fsspec.core.url_to_fs(uri, **options)
     return files, str(path)
 
@@ -474,12 +476,12 @@ def _lies_in(uri: str, root: str) -> bool:
 
 
 async def http_client(**options: Any) -> aiohttp.ClientSession:
-    """The HTTP client for fsspec."""
+    """The HTTP client for fsspec, which asks the proxy that HTTPS_PROXY or HTTP_PROXY names."""
     import aiohttp
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(_require_public)
-    return aiohttp.ClientSession(trace_configs=[tracing], **options)
+    return aiohttp.ClientSession(trace_configs=[tracing], trust_env=True, **options)
 
 
 async def _require_public(session: object, context: object, redirect: Any) -> None:  # noqa: ARG001

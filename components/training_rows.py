@@ -75,30 +75,37 @@ def write_fingerprints(
     read. If `groups` are hashed, the table has the `number` of each key instead of the key.
     """
     if isinstance(groups, HashedGroups):
-        prints, of_keys, numbers = groups.hashes[:, 0], groups.names, table["number"]
+        prints, of_keys, numbers = groups.hashes[:, 0], groups.names, table["number"].to_numpy()
     else:
         number_of = {key: number for number, key in enumerate(groups)}
-        prints, numbers = fingerprints_of(list(groups)), table["key"].map(number_of)
+        prints, numbers = fingerprints_of(list(groups)), table["key"].map(number_of).to_numpy(np.int64)
         of_keys = np.unique(list(groups.values()), return_inverse=True)[1]
-    train, test = (numbers[table["split"] == split].to_numpy(np.int64) for split in ("train", "test"))
+    train, test = (numbers[(table["split"] == split).to_numpy()] for split in ("train", "test"))
     tested = np.unique(of_keys[test])
     if isinstance(groups, HashedGroups):  # in the order of the groups' names, as in the other case
         tested = tested[np.lexsort((groups.hashes[tested, 1], groups.hashes[tested, 0]))]
-    places = np.full(len(prints), NOT_TESTED)
+    places = np.full(len(prints), NOT_TESTED, dtype=np.int32)
     places[tested] = np.arange(len(tested))
+    trained = np.zeros(len(prints), dtype=np.bool_)
+    trained[train] = True
+    _write(folder / TRAINING_ROWS_FILE, kind=kind, fingerprints=_each_once(prints[trained]))
     # The leakage check has compared today's training rows with the test rows.
-    checked = np.zeros(len(prints), dtype=np.bool_)
-    checked[train] = True
-    checked[test] = False
-    members = np.flatnonzero((places[of_keys] != NOT_TESTED) & ~checked)
-    _write(folder / TRAINING_ROWS_FILE, kind=kind, fingerprints=np.unique(prints[train]))
+    trained[test] = False
+    members = np.flatnonzero((places != NOT_TESTED)[of_keys] & ~trained)
     _write(
         folder / TEST_ROWS_FILE,
         kind=kind,
         fingerprints=prints[members],
-        groups=places[of_keys[members]],
-        row_groups=places[of_keys[test]],
+        groups=places[of_keys[members]].astype(np.int64),
+        row_groups=places[of_keys[test]].astype(np.int64),
     )
+
+
+def _each_once(prints: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The different fingerprints, ascending; `prints` are sorted in place, for they need much memory."""
+    prints.sort()
+    again = np.flatnonzero(prints[1:] == prints[:-1])
+    return np.delete(prints, again) if len(again) else prints
 
 
 def hash_of(key: str) -> str:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gauntlet.contracts.document import Document
+from gauntlet.contracts.experiment import Experiment
 
 FORMAT = 1
 
@@ -95,12 +96,13 @@ class Rollout(Document):
 
 
 class DeploymentRecord(Document):
-    """The file of a model: how it is deployed, the rollout, and what was rolled back.
+    """The file of a model: how it is deployed, the rollout or the A/B test, and what was rolled back.
 
     Attributes:
         settings: The manifest's section `deployment` that the rollout was started with.
         rejected: By the bundle's sha256.
-        history: One sentence for each rollout and rollback that has ended, oldest first.
+        experiment: The A/B test that is going on, or was the last.
+        history: One sentence for each rollout, rollback and A/B test that has ended, oldest first.
     """
 
     written_by: ClassVar[str] = "deploy-model"
@@ -110,5 +112,6 @@ class DeploymentRecord(Document):
     settings: Mapping[str, object] = Field(default_factory=dict)
     lock: Lock | None = None
     rollout: Rollout | None = None
+    experiment: Experiment | None = None
     rejected: Mapping[str, Rejected] = Field(default_factory=dict)
     history: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from pydantic import BaseModel
 
+import gauntlet
 import gauntlet.contracts
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.json_schema import manifest_json_schema
@@ -45,7 +46,7 @@ NAMES = {
 def pages() -> dict[str, str]:
     """The content of each file below docs/reference."""
     schema = manifest_json_schema()
-    found = {"command.md": command_page(), "documents.md": documents_page()}
+    found = {"command.md": command_page(), "documents.md": documents_page(), "python.md": python_page()}
     for name, kind in kinds().items():
         found[f"manifest/{name}.md"] = manifest_page(name, kind.title, kind.manifest_class(), schema["$defs"])
     return {name: GENERATED + text.rstrip() + "\n" for name, text in found.items()}
@@ -248,6 +249,28 @@ def documents_page() -> str:
             fields = schema.get("properties", {}).items()
             lines = [f"| `{key}` | {_cell(_words(value, definitions))} |" for key, value in fields]
             parts += ["| field | what it is |", "|---|---|", *lines, ""] if lines else []
+    return "\n".join(parts)
+
+
+# --- Python ------------------------------------------------------------------------------------------
+
+
+def python_page() -> str:
+    """The names of `gauntlet.__all__`: what a caller from Python can rely on."""
+    parts = [
+        "# From Python",
+        "",
+        "`import gauntlet` gives these names. They are the stable interface: before version 1.0 a minor "
+        "version may change them, and the changelog says so. All other names can change at any time. "
+        "[`examples/library.ipynb`](../../examples/library.ipynb) uses them.",
+        "",
+    ]
+    for name in (name for name in gauntlet.__all__ if not name.startswith("_")):
+        found = getattr(gauntlet, name)
+        is_error = inspect.isclass(found) and issubclass(found, Exception)
+        signature = "" if is_error or found is Manifest else str(inspect.signature(found))
+        short = re.sub(r"\b[a-z_]+\.(?:[a-z_]+\.)*(?=[A-Z])", "", signature.replace("'", ""))
+        parts += [f"## {name}", "", f"    {name}{short}", "", _paragraphs(inspect.getdoc(found) or ""), ""]
     return "\n".join(parts)
 
 

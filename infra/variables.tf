@@ -102,7 +102,7 @@ variable "receiver_image" {
 }
 
 variable "receiver_settings" {
-  description = "The receiver's own variables: the images by digest, and limits, as docs/triggers.md has them."
+  description = "The receiver's own variables: the images by digest, and limits, as docs/how-to/trigger_runs.md has them."
   type        = map(string)
   default     = {}
 }

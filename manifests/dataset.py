@@ -51,7 +51,7 @@ class RowsPerClassCheck(Section):
 class SimilarityCheck(RowCheck):
     """Near-duplicates: Jaccard similarity of word sets of at least `similarity`.
 
-    In scripts without spaces between words, neighbouring signs stand for words: docs/text_data.md.
+    In scripts without spaces between words, neighbouring signs stand for words: docs/reference/text_data.md.
     """
 
     similarity: float = Field(0.9, gt=0.5, le=1.0)

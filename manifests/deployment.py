@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gauntlet.manifests.section import Fraction, Section
+from gauntlet.manifests.training import require_accelerator_complete
 
 Percent = Annotated[int, Field(ge=1, le=100)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Instances = Annotated[int, Field(ge=1)]
-Target = Literal["none", "local", "cloud_run"]
+Target = Literal["none", "local", "cloud_run", "vertex_endpoint"]
 
 
 def _require_order(least: int, most: int, what: str) -> None:
@@ -75,6 +77,29 @@ class CloudRunTarget(Section):
         return self
 
 
+class VertexEndpointTarget(Section):
+    """The machines of each deployed model of a Vertex endpoint. A quota counts the cores of `max_replicas`.
+
+    Attributes:
+        dedicated: The endpoint has a host of its own, which also takes streams; fixed when it is created.
+        service_account: The account that the container runs as; without one it has no rights in the project.
+    """
+
+    machine_type: str = Field("n2-standard-2", pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)+$")
+    min_replicas: Instances = 1
+    max_replicas: Instances = 3
+    dedicated: bool = True
+    accelerator_type: str | None = Field(None, min_length=1)
+    accelerator_count: int = Field(0, ge=0)
+    service_account: str | None = Field(None, min_length=3)
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        _require_order(self.min_replicas, self.max_replicas, "replicas")
+        require_accelerator_complete(self.accelerator_type, self.accelerator_count)
+        return self
+
+
 class DeploymentSection(Section):
     """Section of deploy-model. With target `none` the pipeline has no such step.
 
@@ -82,7 +107,8 @@ class DeploymentSection(Section):
         steps: The shares of the requests, in percent, that the new version gets one after the other.
         min_requests: How many requests each of the two versions must have answered before the next step.
         min_seconds: The shortest time of a step, and the longest, after which it is inconclusive.
-        ready_seconds: How long a server may take to start.
+        ready_seconds: How long a server may take to start. The default is 3,600 for a Vertex endpoint, where
+            machines are made for each version.
         alpha: The probability that a version as good as the one before is rolled back, over all metrics,
             steps and looks.
         inconclusive: What happens then: the version before gets all requests again, or the shares stay and
@@ -112,6 +138,13 @@ class DeploymentSection(Section):
     service: str | None = Field(None, pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=49)
     local: LocalTarget = LocalTarget()
     cloud_run: CloudRunTarget = CloudRunTarget()
+    vertex_endpoint: VertexEndpointTarget = VertexEndpointTarget()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_time_to_start(cls, given: Any) -> Any:
+        is_slow = isinstance(given, Mapping) and given.get("target") == "vertex_endpoint"
+        return {"ready_seconds": 3_600.0, **given} if is_slow else given
 
     @model_validator(mode="after")
     def _can_finish(self) -> Self:

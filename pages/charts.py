@@ -121,6 +121,40 @@ def curves(
     return _svg(title, ", ".join(map(_named, drawn)), draw)
 
 
+def band(
+    title: str, x_label: str, points: Sequence[tuple[float, float, float, float]], margin: float
+) -> Markup:
+    """A line with its interval over a whole-numbered x: points (x, value, low, high).
+
+    0 is marked, and so are the dashed lines at plus and minus the `margin`.
+    """
+    if not points:
+        return Markup()
+    xs, values, lows, highs = zip(*points, strict=True)
+    # The first intervals are so wide that they would hide all else: the axis fits those after a quarter.
+    later = points[len(points) // 4 :]
+    reach = 1.2 * max(margin, *(abs(edge) for _, _, low, high in later for edge in (low, high)))
+
+    def within(ys: Iterable[float]) -> list[float]:  # a page does not clip what is drawn outside
+        return [min(max(y, -reach), reach) for y in ys]
+
+    def draw(axes: Axes) -> None:
+        axes.fill_between(xs, within(lows), within(highs), color=COLOURS["accent"], alpha=0.18, linewidth=0)
+        axes.plot(xs, within(values), color=COLOURS["accent"], linewidth=2)
+        axes.axhline(0, color=COLOURS["soft"], linewidth=1)
+        for edge in (-margin, margin):
+            axes.axhline(edge, color=COLOURS["second"], linestyle=(0, (4, 3)), linewidth=1.25)
+        axes.set(ylim=(-reach, reach), xlabel=x_label)
+        _ticks(axes, xs)
+        for x, value, low, high in points[:: max(1, len(points) // MOST_DOTS)]:
+            shown = f"{x:,.0f}: {general(value)}, {general(low)} to {general(high)}"
+            axes.plot(x, *within([value]), "o", color=COLOURS["accent"], markersize=4, gid=TITLE + shown)
+
+    last = points[-1]
+    described = f"{general(last[1])}, {general(last[2])} to {general(last[3])} after {last[0]:,.0f}"
+    return _svg(title, described, draw, width=960, height=HEIGHT * 1.3)
+
+
 def bars(title: str, rows: Sequence[Bar]) -> Markup:
     """Horizontal bars below each other, the first at the top."""
     if not rows:

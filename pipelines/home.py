@@ -1,11 +1,12 @@
 """The folder for runs, models and metrics on this machine: `GAUNTLET_HOME`, by default `./.gauntlet`.
 
-`GAUNTLET_REGISTRY` is the URI of another registry for the models.
+`GAUNTLET_REGISTRY` is the URI of another registry for the models. `GAUNTLET_HOME_GB` bounds runs and cache.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -173,6 +174,20 @@ class Home:
                 return record
         known = ", ".join(record.run_id for record in records[:5]) or "none yet"
         raise UsageError(f"run {run_id!r}: not found under {self.folder / 'runs'}. The newest are: {known}.")
+
+
+def most_bytes() -> float | None:
+    """How much runs and the cache of a home may take, if `GAUNTLET_HOME_GB` says so."""
+    said = os.environ.get("GAUNTLET_HOME_GB")
+    if not said:
+        return None
+    try:
+        gigabytes = float(said)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 < gigabytes < math.inf:
+        raise UsageError(f"GAUNTLET_HOME_GB: found {said!r}, expected a number of gigabytes, such as 20")
+    return gigabytes * 1e9
 
 
 def gauntlet_home() -> Home:

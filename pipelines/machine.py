@@ -58,7 +58,7 @@ def cpu_finding(kind: str, name: str, cpus: int) -> MachineFinding:
             found,
             "limited",
             "A sum of 8-bit products saturates on it (no VNNI). int8 candidates may fail their proof here, "
-            "and a bundle that was proved on a CPU with VNNI may be refused: docs/conversion.md.",
+            "and a bundle that was proved on a CPU with VNNI may be refused: docs/explanation/conversion.md.",
         )
     return MachineFinding("CPU", found, "ok")
 

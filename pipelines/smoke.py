@@ -41,7 +41,7 @@ LOOSENED: Mapping[str, Any] = {
     "conversion.max_neighbour_difference": 1.0,
     "evaluation.bootstrap_resamples": 200,
 }
-"""What every kind's smoke run sets. See docs/smoke.md."""
+"""What every kind's smoke run sets. See docs/how-to/smoke_test.md."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,13 @@ WIDE = 1000
 
 
 class LiteralConsole(Console):
-    """A console that reads no text as markup, neither in lines nor in cells of tables."""
+    """A console that reads no text as markup, neither in lines nor in cells of tables.
+
+    Attributes:
+        shows_progress: Whether it shows what is going on, and not only how it ended.
+    """
+
+    shows_progress = True
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The text, with characters that the terminal would read as commands shown as escapes."""
@@ -31,6 +37,11 @@ class LiteralConsole(Console):
         """Print a line as it is: not wrapped, and with no colours for numbers and paths in it."""
         shown = text if isinstance(text, Text) else plain(text)
         self.print(shown, style=style, soft_wrap=True, highlight=False)
+
+    def progress(self, text: object) -> None:
+        """Print a line about what is going on."""
+        if self.shows_progress:
+            self.say(text)
 
 
 def borderless(*headers: Column | str) -> Table:

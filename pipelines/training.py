@@ -5,7 +5,8 @@ manifest says, and a step's cache key holds its own section only.
 
 fingerprint-data runs every time; its output is a parameter of validate-data, which runs again when a file of
 the data has changed. The content of the splits is a parameter of the steps that read them and are cached, so
-those run again when the rows have changed. docs/decisions.md says why the artifacts alone are not enough.
+those run again when the rows have changed. docs/explanation/decisions.md says why the artifacts alone are
+not enough.
 
 KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. In a container the shell is then process
 1, which ignores signals without a handler and passes none on, so Python would be killed without notice when

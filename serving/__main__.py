@@ -5,8 +5,8 @@
     python -m gauntlet.serving serve FOLDER|gs://...
 
 `verify` prints each check and ends with 1 if one failed. `predict` prints a JSON object for each row: a text,
-or the path of an image file. `serve` answers over HTTP: docs/serving.md. Without a folder it serves that of
-the variable AIP_STORAGE_URI, as Vertex AI sets it.
+or the path of an image file. `serve` answers over HTTP: docs/how-to/serve.md. Without a folder it serves
+that of the variable AIP_STORAGE_URI, as Vertex AI sets it.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from gauntlet.serving.engine import Engine, Expired, Refused, RowError, Work
+from gauntlet.serving.events import EVENT_HEADER, event_of
 from gauntlet.serving.faces import (
     CELLS_HEADER,
     HEADER_LENGTH,
@@ -36,7 +37,7 @@ from gauntlet.serving.interface import Answer, InputError, LoggedModel, Piece, R
 from gauntlet.serving.openai import CHAT, TEXT, Completion, error_of, failure
 from gauntlet.serving.openai import parse as parse_completion
 from gauntlet.serving.openapi import document, page
-from gauntlet.serving.request_log import Event, RequestLog, event_of
+from gauntlet.serving.request_log import Event, RequestLog
 from gauntlet.serving.streaming import StreamEngine
 from gauntlet.serving.telemetry import AccessLog, Metrics, trace_of
 
@@ -57,7 +58,7 @@ WAY_BACK_SECONDS = 0.004
 UNWATCHED_SECONDS = 0.01
 """Watching whether a client leaves takes a task, which costs a short request as much as reading it."""
 TIMEOUT_HEADER = "x-request-timeout"
-EVENT_HEADER, ARM_HEADER = "x-gauntlet-event", "x-gauntlet-arm"
+ARM_HEADER = "x-gauntlet-arm"
 REFUSED_HEADER = "x-gauntlet-refused"
 COUNTED_HEADER, LABELS_HEADER = "x-gauntlet-counted", "x-gauntlet-labels"
 """The gateway sends the one, and counts the labels that the other names."""

@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -22,8 +23,11 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import httptools
 import msgspec
 
+from gauntlet.serving import events
+
 COUNTED_HEADER, LABELS_HEADER = b"x-gauntlet-counted", b"x-gauntlet-labels"
 REVISION_HEADER, KEY_HEADER, ARM_HEADER = b"x-gauntlet-revision", b"x-gauntlet-key", b"x-gauntlet-arm"
+EVENT_HEADER = events.EVENT_HEADER.encode()
 BOUNDS_MS = (*(round(0.25 * 2 ** (step / 4), 3) for step in range(73)), math.inf)
 """Upper bounds of the histogram of latencies, 19 % apart, up to 65 s."""
 NOT_PASSED_ON = frozenset(
@@ -119,7 +123,7 @@ class Split:
 
     def pick(self, key: bytes | None) -> str | None:
         """The revision of a request, by its key or at random; None if none has any weight."""
-        if self.assignment is not None and key is None:
+        if self.assignment is not None and key is None and self.assignment["control"]:
             return self.assignment["control"]
         at = random.random() if key is None else self._place(key)
         at *= 100
@@ -133,6 +137,12 @@ class Split:
         """Where a key lies in [0, 1). While a canary's share grows, keys only move to it."""
         salt = b"" if self.assignment is None else self.assignment["salt"].encode()
         return int.from_bytes(hashlib.blake2b(salt + b"\0" + key, digest_size=7).digest(), "big") / 2**56
+
+    def unit(self, key: bytes) -> str:
+        """A key as the assignments of an A/B test name it: nobody without the salt can try keys out."""
+        assert self.assignment is not None
+        salt = self.assignment["salt"].encode()
+        return hashlib.blake2b(key, key=hashlib.blake2b(salt).digest(), digest_size=8).hexdigest()
 
     def is_new(self, key: bytes | None) -> bool:
         """Whether a request is counted: each key is counted once, as its requests are not independent."""
@@ -170,10 +180,8 @@ class Service:
     split: Split
     targets: dict[str, Target] = field(default_factory=dict)
 
-    def choose(self, key: bytes | None) -> Target | None:
+    def choose(self, picked: str | None) -> Target | None:
         """The revision of a request. If its server is down, another one with weight, if there is one."""
-        split = self.split
-        picked = split.pick(key)
         target = None if picked is None else self.targets.get(picked)
         return target if target is not None and target.state == "ready" else self.other(target)
 
@@ -599,6 +607,8 @@ class Gateway:
         self.held = 0
         self.shadows = 0
         self.is_ending = False
+        self.noted: dict[str, list[str]] = {}
+        """Lines of assignments by A/B test, until `revisions` writes them."""
 
     def begin(self, client: Client, request: Request) -> None:
         """Answer a request, or send it to a server."""
@@ -620,12 +630,16 @@ class Gateway:
                 client.fault(503, f"revision {target.id} is {target.state}", target.state)
                 return
         else:
-            key = request.header(split.key_header)
-            target = service.choose(key)
+            key = request.header(split.key_header) or None
+            picked = split.pick(key)
+            target = service.choose(picked)
+            is_counted = request.method == b"POST" and request.path not in PAGES
+            if is_counted and split.assignment is not None:
+                self._note(request, split, key, picked)
             if target is None:
                 client.fault(503, f"{service.name}: no server is ready", "starting")
                 return
-            if request.method == b"POST" and request.path not in PAGES and split.is_new(key):
+            if is_counted and split.is_new(key):
                 counts = split.arms.get(target.id)
         exchange = Exchange(client, request, service, target, counts)
         exchange.tried = revision is not None  # no other revision may answer it
@@ -641,6 +655,21 @@ class Gateway:
         exchange.on_end = self._ended
         client.current = exchange
         exchange.send()
+
+    def _note(self, request: Request, split: Split, key: bytes | None, picked: str | None) -> None:
+        """Note the variant of a request before anything is known of its answer.
+
+        A request without a key that the test leaves to the control is noted without a revision.
+        """
+        assert split.assignment is not None
+        event = events.event_of((request.header(EVENT_HEADER) or b"").decode("latin-1"))
+        request.headers = [one for one in request.headers if one[0] != EVENT_HEADER]
+        request.headers.append((EVENT_HEADER, event.encode()))
+        if key is None and split.assignment["control"]:
+            picked = ""
+        time = datetime.now(UTC).isoformat(timespec="microseconds")
+        unit = "" if key is None else split.unit(key)
+        self.noted.setdefault(split.assignment["test"], []).append(f"{event},{time},{picked or ''},{unit}\n")
 
     def sweep(self) -> None:
         """Close what takes too long; once a second."""

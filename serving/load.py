@@ -113,17 +113,22 @@ class Asker:
         url: str,
         bodies: Sequence[bytes],
         headers: Mapping[str, str] | None = None,
+        keys: int = 0,
         check: Callable[[Connection], bool] | None = None,
     ) -> None:
-        """Send `bodies` in turn; `check` says whether the answer that a connection holds is right."""
+        """Send `bodies` in turn, and with `keys` so many keys in turn.
+
+        `check` says whether the answer that a connection holds is right.
+        """
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         path = parts.path if parts.path not in ("", "/") else "/predict"
         sent = {"host": parts.netloc, "content-type": "application/json", **(headers or {})}
         head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
-        self._requests = cycle(
-            (f"POST {path} HTTP/1.1\r\n{head}content-length: {len(body)}\r\n\r\n".encode(), body)
-            for body in bodies
+        named = [f"x-gauntlet-key: key{number}\r\n" for number in range(keys)] or [""]
+        self._requests = (
+            (f"POST {path} HTTP/1.1\r\n{head}{key}content-length: {len(body)}\r\n\r\n".encode(), body)
+            for body, key in zip(cycle(bodies), cycle(named), strict=False)
         )
         self._check = check
         self._poll = select.epoll()
@@ -257,12 +262,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bodies = "a file with one JSON body a line, sent in turn. Default: the server's own example"
     parser.add_argument("--bodies", type=Path, metavar="FILE", help=bodies)
     parser.add_argument("--within", type=float, default=50.0, metavar="MS", help="what a good answer takes")
+    keys = "how many users ask in turn: each has its X-Gauntlet-Key. Default: no key"
+    parser.add_argument("--keys", type=int, default=0, metavar="N", help=keys)
     given = parser.parse_args(arguments)
-    if min(given.rate, given.seconds) <= 0:
-        parser.error("--rate and --seconds: expected numbers over 0")
+    if min(given.rate, given.seconds) <= 0 or given.keys < 0:
+        parser.error("--rate and --seconds: expected numbers over 0; --keys: 0 or more")
     try:
         read = given.bodies and [line for line in given.bodies.read_bytes().splitlines() if line.strip()]
-        asker = Asker(given.url, read or [example(given.url)])
+        asker = Asker(given.url, read or [example(given.url)], keys=given.keys)
     except (OSError, KeyError, ValueError) as error:
         parser.error(f"{given.bodies or given.url}: cannot be read: {error}")
     outcome = asker.load(given.rate, given.seconds)

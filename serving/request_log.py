@@ -1,8 +1,8 @@
 """The request log: a row for each instance that was asked for, sampled, in files by model and hour.
 
-`COLUMNS` says what a row has; docs/serving.md describes where files lie. A thread of its own makes the rows
-and writes them, so that no request waits: what does not fit into its queue is dropped and counted. A file is
-written under another name and put in place when it is whole; to a bucket it is one upload.
+`COLUMNS` says what a row has; docs/how-to/serve.md describes where files lie. A thread of its own makes the
+rows and writes them, so that no request waits: what does not fit into its queue is dropped and counted. A
+file is written under another name and put in place when it is whole; to a bucket it is one upload.
 
 Files are Parquet where pyarrow is installed, else lines of JSON compressed by gzip: pyarrow takes 156 MB, as
 much as all else that `gauntlet-serving` needs. Both have the same columns.
@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
-import secrets
 import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
@@ -27,7 +25,7 @@ from http.client import HTTPException
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import msgspec
@@ -37,6 +35,9 @@ from gauntlet.serving.interface import Answer, LoggedModel, Part, Row
 from gauntlet.serving.settings import Store
 from gauntlet.serving.storage import GS, write_object
 from gauntlet.serving.telemetry import Metrics
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SCHEMA_VERSION = 1
 COLUMNS: Mapping[str, str] = {
@@ -67,7 +68,6 @@ COLUMNS: Mapping[str, str] = {
     "output": "string",  # the answer of a language model
 }
 FEATURE = "feature_"
-EVENT = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 MOST_ROWS, MOST_BYTES = 20_000, 64 * 2**20
 """Rows that may wait to be written, and their bytes; more are counted and dropped."""
 GATHER_SECONDS = 0.25
@@ -78,16 +78,6 @@ CLOSING_SECONDS = 3.0
 """How long the last file may take when a server ends."""
 
 
-def event_of(given: str | None) -> str:
-    """The id of a request: the client's own, or a new one that sorts by time (UUID version 7)."""
-    if given is not None and EVENT.fullmatch(given):
-        return given
-    milliseconds, noise = time.time_ns() // 1_000_000, secrets.randbits(74)
-    number = milliseconds << 80 | 7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (2**62 - 1)
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
 def keyed_hash(key: str, text: str, size: int = 16) -> bytes:
     """BLAKE2b of a text with a key of any length: without the key nobody can try texts out."""
     return blake2b(text.encode(), key=blake2b(key.encode()).digest(), digest_size=size).digest()
@@ -96,6 +86,31 @@ def keyed_hash(key: str, text: str, size: int = 16) -> bytes:
 def is_sampled(key: str, event_id: str, rate: float) -> bool:
     """Whether a row is kept. Who has the key knows which events were, without asking the log."""
     return int.from_bytes(keyed_hash(key, event_id, 8), "big") < rate * 2**64
+
+
+def described(model: LoggedModel, parts: Sequence[Part], row: Row, answer: Answer | None) -> dict[str, Any]:
+    """The columns of a row that say what it is and what was answered; None is no answer.
+
+    A bundle's drift baseline is made of them too. `SCHEMA_VERSION` changes when one is computed otherwise.
+    """
+    features = {FEATURE + name: float(value) for name, value in model.features(parts, row).items()}
+    return {"tokens": row.length, **features, **({} if answer is None else model.logged(answer))}
+
+
+def arrow_schema(columns: Iterable[str]) -> pyarrow.Schema:
+    """The Arrow types of `COLUMNS`, and of those of `columns` that are features."""
+    import pyarrow
+
+    types = {
+        "string": pyarrow.string(),
+        "timestamp": pyarrow.timestamp("us", tz="UTC"),
+        "int32": pyarrow.int32(),
+        "float32": pyarrow.float32(),
+        "float64": pyarrow.float64(),
+        "list<float32>": pyarrow.list_(pyarrow.float32()),
+    }
+    features = dict.fromkeys((name for name in columns if name.startswith(FEATURE)), "float64")
+    return pyarrow.schema([(name, types[kind]) for name, kind in {**COLUMNS, **features}.items()])
 
 
 @dataclass(frozen=True)
@@ -217,9 +232,7 @@ class RequestLog:
         }
         if self._store != "nothing":
             parts = [event.instances[at][column] for column in event.model.columns]
-            features = event.model.features(parts, row)
-            found |= {FEATURE + name: float(value) for name, value in features.items()}
-            found |= {} if answer is None else event.model.logged(answer)
+            found |= described(event.model, parts, row, answer)
         if self._store != "full":
             found["output"] = None
         elif event.model.medium == "text":
@@ -309,19 +322,8 @@ class _ParquetPart(_JsonPart):
     suffix = ".parquet"
 
     def __post_init__(self) -> None:
-        import pyarrow
-
         super().__post_init__()
-        types = {
-            "string": pyarrow.string(),
-            "timestamp": pyarrow.timestamp("us", tz="UTC"),
-            "int32": pyarrow.int32(),
-            "float32": pyarrow.float32(),
-            "float64": pyarrow.float64(),
-            "list<float32>": pyarrow.list_(pyarrow.float32()),
-        }
-        columns = {**COLUMNS, **dict.fromkeys(self.features, "float64")}
-        self._schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
+        self._schema = arrow_schema(self.features)
 
     def _encode(self) -> None:
         import pyarrow

@@ -48,6 +48,8 @@ from gauntlet.serving.supervisor import (
 )
 
 STATE_FILE, COUNTS_FILE, LOCK_FILE, ADMIN_SOCKET = "state.json", "counts.json", "lock", "admin.sock"
+ASSIGNMENTS, ASSIGNMENTS_HEAD, MOST_ASSIGNED = "assignments", "request_id,time,revision,unit\n", 2**30
+"""The folder with a table of the requests of each A/B test, and how many bytes a table may have."""
 SHOWN = 12
 SWEEP_SECONDS = 1.0
 DRAIN_SECONDS, END_SECONDS = 60.0, 15.0
@@ -198,7 +200,7 @@ class Control:
             asked = {name for name, weight in weights.items() if weight} | (
                 {shadow["revision"]} if shadow else set()
             )
-            asked |= {assignment["control"]} if assignment else set()
+            asked |= {assignment["control"]} - {""} if assignment else set()
             for name in sorted({*weights, *asked}):
                 if name not in own:
                     raise UsageError(f"{model}: has no revision {name}, only {', '.join(own)}.")
@@ -342,6 +344,27 @@ class Control:
             self._counted = data
             with suppress(OSError):
                 write_file(self.folder / COUNTS_FILE, data, is_synced=False)
+
+    def save_assignments(self) -> None:
+        """Append what A/B tests assigned to their tables. What cannot be written whole is lost and said."""
+        for test, lines in self.gateway.noted.items():
+            path = self.folder / ASSIGNMENTS / f"{test}.csv"
+            try:
+                path.parent.mkdir(exist_ok=True)
+                with path.open("ab") as file:
+                    size = file.tell()
+                    if size > MOST_ASSIGNED:
+                        raise OSError(0, f"it has over {MOST_ASSIGNED >> 20} MiB")
+                    head = "" if size else ASSIGNMENTS_HEAD
+                    try:
+                        file.write((head + "".join(lines)).encode())
+                        file.flush()
+                    except OSError:
+                        file.truncate(size)
+                        raise
+            except OSError as error:
+                _say(f"{path}: {len(lines)} assignments are lost: {error.strerror}")
+        self.gateway.noted.clear()
 
     # Server processes.
 
@@ -691,10 +714,12 @@ async def _run(
         gateway.sweep()
         control.watch()
         control.save_counts()
+        control.save_assignments()
     gateway.is_ending = True
     server.close()
     admin.close()
     await control.end_all()
+    control.save_assignments()
     for client in [*gateway.clients]:
         client.transport.close()
     Path(path).unlink(missing_ok=True)

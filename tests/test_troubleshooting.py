@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md: every message that it quotes is one that the code can print."""
+"""docs/how-to/troubleshooting.md: every message that it quotes is one that the code can print."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-PAGE = REPOSITORY / "docs/troubleshooting.md"
+PAGE = REPOSITORY / "docs/how-to/troubleshooting.md"
 ROOMS = ("manifests", "backends", "trainer", "tasks", "components", "serving", "pipelines")
 FEWEST = 40
 QUOTED = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)

@@ -28,7 +28,7 @@ def settle_process() -> None:
     returns much of it to the system, which zero-fills every page that it hands out again. Other
     implementations of malloc have no such settings.
 
-    `benchmarks/openmp_waiting.py` measures the gain; see `docs/decisions.md`.
+    `benchmarks/openmp_waiting.py` measures the gain; see `docs/explanation/decisions.md`.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

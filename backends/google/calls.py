@@ -102,7 +102,7 @@ def vertex_client(name: str, location: VertexLocation) -> Any:
 
 def ask(method: Callable[..., Any], **request: object) -> Any:
     """Call a client's method, and retry while the service is unavailable or busy."""
-    return method(request=request, retry=_retry(), timeout=SECONDS_TO_ANSWER)
+    return method(request=request, retry=retries(), timeout=SECONDS_TO_ANSWER)
 
 
 def ask_once(method: Callable[..., Any], **request: object) -> Any:
@@ -136,11 +136,12 @@ def find_or_make(
                 return found
         raise ServiceUnavailable("what was created is not listed")
 
-    made: Found = (retry or _retry())(attempt)()
+    made: Found = (retry or retries())(attempt)()
     return made
 
 
-def _retry() -> Any:
+def retries() -> Any:
+    """The retries of `ask`."""
     from google.api_core.retry import Retry
 
     first, longest = SECONDS_BEFORE_THE_FIRST_RETRY, 5

@@ -39,16 +39,18 @@ from gauntlet.backends.deployment import (
     Shadow,
     State,
 )
-from gauntlet.backends.google.calls import ask, ask_once, explained, find_or_make, first_line
+from gauntlet.backends.google.calls import ask, ask_once, explained, first_line
 from gauntlet.backends.google.deployment import (
     changed,
     cloud_location,
     post,
     refuse_unsupported,
     require_weights,
+    service_id,
     serving_image,
+    write_once,
 )
-from gauntlet.backends.google.location import valid_id, valid_label
+from gauntlet.backends.google.location import valid_label
 from gauntlet.backends.google.request_counts import Metrics, counts
 from gauntlet.manifests.deployment import CloudRunTarget
 from gauntlet.manifests.errors import GauntletError, UsageError
@@ -64,6 +66,8 @@ WEIGHTS_ANNOTATION = "gauntlet-weights-since"
 PORT = 8080
 SECONDS_TO_TAKE_EFFECT = 300.0
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_HIDDEN = 240
+"""A minute is sampled within 60 s, and its point is visible within 180 s."""
 SECONDS_TO_START = 240
 """How long a container may take until /startupz answers 200."""
 
@@ -86,7 +90,7 @@ class CloudRunDeployment(Deployment):
         location = cloud_location(registry_uri, settings)
         self._location = location
         self._parent = location.parent
-        self._id = _service_id(settings.get("service") or name)
+        self._id = service_id(settings.get("service") or name)
         self._name = f"{self._parent}/services/{self._id}"
         self._image = serving_image(registry_uri, "Cloud Run")
         self._settings = CloudRunTarget.model_validate(settings.get("cloud_run") or {})
@@ -162,6 +166,7 @@ class CloudRunDeployment(Deployment):
             requests="run.googleapis.com/request_count",
             latencies="run.googleapis.com/request_latencies",
             good='metric.labels.response_code_class="2xx"',
+            seconds_hidden=SECONDS_HIDDEN,
         )
         arms = counts(self._location.project, metrics, named, _weights_since(found))
         return Evidence(etag=found.etag, weights=serving.weights, arms=arms)
@@ -339,25 +344,7 @@ class CloudRunDeployment(Deployment):
         return ask_once(self._services.update_service, service=service, update_mask=mask)
 
     def _write(self, is_done: Callable[[Any], bool], make: Callable[[], Any], etag: str = "") -> None:
-        """Make a change once, also if the answer is lost.
-
-        Raises:
-            ConflictError: The service has another etag and lacks the change.
-        """
-        from google.api_core.exceptions import Aborted, AlreadyExists, Conflict, FailedPrecondition
-
-        def find() -> Any | None:
-            found = self._get()
-            if found is not None and is_done(found):
-                return found
-            if etag and (found is None or found.etag != etag):
-                raise changed(self._id)
-            return None
-
-        try:
-            find_or_make(find, make)
-        except (Aborted, AlreadyExists, Conflict, FailedPrecondition) as error:
-            raise changed(self._id, error) from error
+        write_once(self._id, self._get, is_done, make, etag)
 
     def _settled(self, traffic: Sequence[Mapping[str, Any]]) -> Any:
         """Wait until Cloud Run has observed the last change and reports this traffic."""
@@ -426,12 +413,6 @@ def explained_run() -> Iterator[None]:
                 f"{HOST}: permission denied ({first_line(error)}). Give this account the roles "
                 "Cloud Run Developer, roles/run.developer, and Service Account User on the service's account."
             ) from error
-
-
-def _service_id(name: str) -> str:
-    """Up to 32 of a-z, 0-9 and hyphens: with a tag, Cloud Run accepts 46."""
-    id_ = valid_id(name, 30)
-    return id_ if id_[:1].isalpha() else f"m-{id_}"
 
 
 def _target(revision: str, percent: int, id_: str) -> dict[str, Any]:

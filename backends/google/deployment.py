@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gauntlet.backends.deployment import Assignment, ConflictError, Service, Shadow
-from gauntlet.backends.google.calls import first_line, unreachable
-from gauntlet.backends.google.location import VertexLocation
+from gauntlet.backends.google.calls import find_or_make, first_line, unreachable
+from gauntlet.backends.google.location import VertexLocation, valid_id
 from gauntlet.manifests.errors import UsageError
 
 SECONDS_TO_ASK = 60.0
@@ -41,6 +41,15 @@ def serving_image(registry_uri: str, target: str) -> str:
     return registry.serving_image
 
 
+def service_id(name: str) -> str:
+    """The name as the id of a service: up to 32 of a-z, 0-9 and hyphens, the first one a letter.
+
+    Cloud Run accepts 46 for an id with a tag, Vertex AI 63 for an id with that of a deployed model.
+    """
+    id_ = valid_id(name, 30)
+    return id_ if id_[:1].isalpha() else f"m-{id_}"
+
+
 def refuse_unsupported(target: str, shadow: Shadow | None, assignment: Assignment | None) -> None:
     """Raise a `UsageError` for what only the local gateway can do."""
     for asked, what in ((shadow, "shadow_share"), (assignment, "an A/B test by a header")):
@@ -62,6 +71,34 @@ def require_weights(service: str, serving: Service | None, weights: Mapping[str,
 def changed(service: str, cause: object = "another etag") -> ConflictError:
     """The error when somebody else changed the service."""
     return ConflictError(f"{service}: was changed by somebody else ({first_line(cause)}). Read it again.")
+
+
+def write_once(
+    service: str,
+    get: Callable[[], Any | None],
+    is_done: Callable[[Any], bool],
+    make: Callable[[], Any],
+    etag: str = "",
+) -> None:
+    """Make a change of a service once, also if its answer is lost. `get` reads the service.
+
+    Raises:
+        ConflictError: The service has another etag and lacks the change.
+    """
+    from google.api_core.exceptions import Aborted, AlreadyExists, Conflict, FailedPrecondition
+
+    def find() -> Any | None:
+        found = get()
+        if found is not None and is_done(found):
+            return found
+        if etag and (found is None or found.etag != etag):
+            raise changed(service)
+        return None
+
+    try:
+        find_or_make(find, make)
+    except (Aborted, AlreadyExists, Conflict, FailedPrecondition) as error:
+        raise changed(service, error) from error
 
 
 def post(url: str, body: bytes, token: str) -> tuple[int, Mapping[str, str], bytes]:

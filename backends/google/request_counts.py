@@ -1,8 +1,8 @@
 """What the revisions of a service answered, by Cloud Monitoring.
 
 Cloud Run and Vertex AI write one point a minute for each revision and status. A point can be read minutes
-after its minute, and not for all revisions at the same time. Therefore the minutes that are newer than
-`SECONDS_HIDDEN` are left out for all revisions, and so is the minute in which the weights were set.
+after its minute, and not for all revisions at the same time. Therefore the newest minutes are left out for
+all revisions, and so is the minute in which the weights were set.
 https://cloud.google.com/monitoring/api/metrics_gcp
 """
 
@@ -19,8 +19,6 @@ from gauntlet.backends.deployment import ArmCounts
 from gauntlet.backends.google.calls import ask, explained
 
 HOST = "monitoring.googleapis.com"
-SECONDS_HIDDEN = 240
-"""A minute is sampled within 60 s, and its point is visible within 180 s."""
 REFUSALS = ("429", "503", "504")
 
 
@@ -30,9 +28,10 @@ class Metrics:
 
     Attributes:
         revision: The label that names the revision: of the resource, or of the metric.
-        requests: The number of answers by the label `response_code`.
+        requests: The number of answers by the label `response_code`: a code, or a class such as 5xx.
         latencies: The latencies in milliseconds.
         good: A filter of the latencies that are counted.
+        seconds_hidden: How long after the beginning of its minute a point may not be visible.
     """
 
     resource: str
@@ -40,6 +39,7 @@ class Metrics:
     requests: str
     latencies: str
     good: str
+    seconds_hidden: int
 
 
 def counts(
@@ -78,7 +78,7 @@ def _points(
     """The revision, the response code and the value of each point of a whole minute."""
     from google.cloud import monitoring_v3
 
-    until = datetime.now(UTC) - timedelta(seconds=SECONDS_HIDDEN)
+    until = datetime.now(UTC) - timedelta(seconds=metrics.seconds_hidden)
     if until <= since:
         return
     found: Iterable[Any] = ask(

@@ -38,6 +38,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.settings import LOG_SETTINGS
 
 FOLDER, ADMIN_SOCKET, LOCK_FILE, LOG_FILE, BUNDLES = "gateway", "admin.sock", "lock", "gateway.log", "bundles"
+ASSIGNMENTS = "assignments"
 GATEWAY = "gauntlet.serving.revisions"
 START_SECONDS, ADMIN_SECONDS, ASK_SECONDS = 60.0, 60.0, 100.0
 POLL_SECONDS = 0.05
@@ -70,6 +71,10 @@ class LocalGateway:
 
     def __init__(self, home: Path) -> None:
         self.folder = home / FOLDER
+
+    def assignments(self, test: str) -> Path:
+        """The table of the requests that an A/B test assigned: `request_id`, `time`, `revision`, `unit`."""
+        return self.folder / ASSIGNMENTS / f"{test}.csv"
 
     def call(self, operation: str, **arguments: Any) -> Any:
         """Ask for an operation of `serving.revisions.Control`.

@@ -21,6 +21,7 @@ from gauntlet.components.convert_to_onnx.admission import (
     admitted,
     pareto_front,
 )
+from gauntlet.components.convert_to_onnx.baseline import write_baseline
 from gauntlet.components.convert_to_onnx.candidates import Failed
 from gauntlet.components.convert_to_onnx.quantization import UNSIGNED, opset_of, saturating_products
 from gauntlet.components.convert_to_onnx.subject import Subject
@@ -125,7 +126,9 @@ def bundle_winner(
                 "bundle. Leave the key out."
             )
         return written
-    return write_bundle(folder, info, {**files, **paths})
+    written = write_bundle(folder, info, {**files, **paths})
+    baseline = write_baseline(winner.graph.path.parent, folder, written, subject)
+    return write_bundle(folder, info, {**files, **paths, **baseline}) if baseline else written
 
 
 def _certified(names: GraphFiles, result: CandidateResult, comparison: Comparison) -> dict[str, Path]:

@@ -21,10 +21,11 @@ from onnx import external_data_helper, helper, numpy_helper
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision
 from gauntlet.components.convert_to_onnx.export import OUTPUT, FusedOps
 from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect
-from gauntlet.components.convert_to_onnx.subject import Parity, Subject, TracedSubject
+from gauntlet.components.convert_to_onnx.subject import HeldOut, Parity, Subject, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch, Contender
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.bundle import MODEL_FILE, TensorSpec, open_session
 from gauntlet.serving.verification import DTYPES
@@ -111,6 +112,10 @@ class GraphSubject(Subject):
     def batch(self, rows: Indices) -> Batch:
         """The graph's inputs of some rows."""
         return self.subject.batch(rows)
+
+    def held_out(self, split: SplitName, most: int) -> HeldOut | None:
+        """The kind's."""
+        return self.subject.held_out(split, most)
 
     def build(self, folder: Path) -> list[Graph | Failed]:
         """The graph itself, copied."""

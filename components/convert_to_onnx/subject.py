@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import ConversionError, Signature
 from gauntlet.components.convert_to_onnx.scoring import (
@@ -25,6 +27,7 @@ from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.serving.interface import Part
 from gauntlet.trainer.saved_model import load_model
 
 COMPILED = "compiled"
@@ -53,6 +56,25 @@ class Parity(Protocol):
 
     def refusal(self, precision: Precision, bounds: Conversion) -> str | None:
         """Every bound that the candidate breaks, in words; None if it keeps them all. NaN breaks a bound."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of a split as a server is asked for them; see `components/convert_to_onnx/baseline.py`.
+
+    Attributes:
+        parts: The parts of each row, for `RowModel.read`.
+        labels: What the column `predicted` of the request log should say of each; None if no row has a label.
+        span: The difference of two numbers that counts as a loss of 1; None if an answer is right or wrong.
+        are_answered: Whether the rows are answered; if not, only what is asked is described.
+        left_out: Columns of the log that the request decides, not the row.
+    """
+
+    parts: Sequence[Sequence[Part]]
+    labels: Sequence[str] | None = None
+    span: float | None = None
+    are_answered: bool = True
+    left_out: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -121,6 +143,17 @@ class Subject(ABC):
     def worst_rows(self, parity: Parity) -> Sequence[Mapping[str, Any]]:  # noqa: ARG002
         """The rows on which a candidate is furthest from PyTorch, as the table shows them."""
         return ()
+
+    def held_out(self, split: SplitName, most: int) -> HeldOut | None:  # noqa: ARG002
+        """At most so many rows of a split, drawn by the seed, for the drift baseline of the bundle.
+
+        None, as by default, if the kind gives none: then its bundles have no baseline.
+        """
+        return None
+
+    def drawn(self, rows: int, most: int) -> list[int]:
+        """At most `most` of so many rows, drawn by the seed, ascending."""
+        return sorted(np.random.default_rng(self.seed).permutation(rows)[:most].tolist())
 
     def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """More files for the bundle of a graph, or other ones than the checkpoint has, by name."""

@@ -116,12 +116,13 @@ class Engine:
     _looked: float = field(init=False, default=0.0)
     _golden: Golden | None = field(init=False, default=None)
 
-    def deploy(self, release: Release, again: bool = False) -> Rollout:
+    def deploy(self, release: Release, again: bool = False, at_once: bool = False) -> Rollout:
         """Roll a version out, or go on with its rollout. Returns how it ended: `done` or `held`.
 
         Args:
             release: The version.
             again: Deploy also a bundle that was rolled back.
+            at_once: Give it all requests in one step, as an A/B test has compared it already.
 
         Raises:
             RejectedError: The version was rolled back, now or before, or its rollout is held.
@@ -130,7 +131,7 @@ class Engine:
             GauntletError: The target or the record cannot be reached, or a person ended the rollout. Run it
                 again to go on.
         """
-        self._begin(release, again)
+        self._begin(release, again, len(self.settings.steps) - 1 if at_once else 0)
         failures = 0
         try:
             while self._rollout.phase not in (*ENDED, "held"):
@@ -166,19 +167,13 @@ class Engine:
         assert self._record.rollout is not None
         return self._record.rollout
 
-    def _begin(self, release: Release, again: bool) -> None:
+    def _begin(self, release: Release, again: bool, first_step: int) -> None:
         """Take the lock, and begin a rollout unless there is one to go on with."""
         found, self._generation = self.records.read()
         record = found or DeploymentRecord(model=release.model)
         now = self.clock.now()
         require_free(record, self.owner, now)
-        service = self.deployment.service()
-        if service is not None and service.assignment is not None:
-            raise UsageError(
-                f"{release.model}: the A/B test {service.assignment.test} is going on. End it first: "
-                f"`gauntlet rollback {release.model} --to VERSION` gives one version all requests. Nothing "
-                "was changed."
-            )
+        require_no_experiment(record, self.deployment.service())
         rollout = record.rollout
         goes_on = rollout is not None and rollout.phase not in ENDED
         if rollout and goes_on and rollout.bundle_sha256 != release.bundle_sha256:
@@ -197,7 +192,7 @@ class Engine:
             if again:
                 del rejected[release.bundle_sha256]
         if rollout is None or not goes_on:
-            rollout = self._new(release)
+            rollout = self._new(release, first_step)
         elif rollout.phase == "held" and again:
             rollout = self._moved(rollout, "shift", "asked to go on", seen=(), seconds=0.0)
         self._record = record.model_copy(
@@ -209,13 +204,14 @@ class Engine:
         self._save(rollout)
         self._looked = self.clock.monotonic()
 
-    def _new(self, release: Release) -> Rollout:
+    def _new(self, release: Release, step: int) -> Rollout:
         at = self.clock.now().isoformat(timespec="seconds")
         rollout = Rollout(
             version=release.version,
             bundle_uri=release.bundle_uri,
             bundle_sha256=release.bundle_sha256,
             started=at,
+            step=step,
         )
         return self._moved(
             rollout, "start", f"version {release.version}, bundle {release.bundle_sha256[:12]}"
@@ -310,7 +306,7 @@ class Engine:
         if not rollout.previous:
             self._end(rollout, "done", f"{proved}; there is no version before it to compare with")
         else:
-            self._save(self._moved(rollout, "shift", proved, seconds=0.0, step=0))
+            self._save(self._moved(rollout, "shift", proved, seconds=0.0))
 
     def _wanted(self, rollout: Rollout) -> dict[str, int]:
         share = self.settings.steps[rollout.step]
@@ -470,6 +466,20 @@ def require_free(record: DeploymentRecord, owner: str, now: datetime) -> None:
     )
 
 
+def require_no_experiment(record: DeploymentRecord, service: Service | None) -> None:
+    """Raise a `UsageError` if an A/B test of the model is going on, by its record or by what is served."""
+    experiment = record.experiment
+    test = experiment.id if experiment is not None and experiment.state != "stopped" else None
+    assignment = service.assignment if service is not None else None
+    if assignment is not None and (experiment is None or experiment.id != assignment.test):
+        test = assignment.test
+    if test is not None:
+        raise UsageError(
+            f"{record.model}: the A/B test {test} is going on. End it first: `gauntlet ab stop "
+            f"{record.model}`. Nothing was changed."
+        )
+
+
 def _has_ended(owner: str) -> bool:
     host, _, process = owner.rpartition(":")
     if host != socket.gethostname() or not process.isdigit():
@@ -544,26 +554,43 @@ def roll_back(
         _end_rollout(records, release, by, reason, clock)
     except GauntletError as error:
         warnings.append(f"the record of the rollout was not written: {error}")
-    revision = _ready(deployment, release, clock, ready_seconds)
+    if deployment.service() is None:
+        raise _serves_nothing(release)
+    give_all_requests(deployment, release, clock, ready_seconds)
+    at = clock.now().isoformat(timespec="seconds")
+    return RolledBack(release.version, at, tuple(warnings))
+
+
+def give_all_requests(
+    deployment: Deployment, release: Release, clock: Clock, ready_seconds: float = 600.0
+) -> None:
+    """Give a release all requests, once it is ready, whatever else changes the traffic at the same time.
+
+    Raises:
+        UsageError: The target serves nothing.
+        GauntletError: The release's server does not start, or the target cannot be reached.
+    """
+    revision = when_ready(deployment, release, clock, ready_seconds)
     for attempt in range(SHIFT_ATTEMPTS):
         service = deployment.service()
         if service is None:
             raise _serves_nothing(release)
         try:  # also if it has all requests: a shift that a rollout is about to make is refused after this one
             deployment.shift({revision.id: 100}, service.etag)
-            break
+            return
         except ConflictError:
             if attempt == SHIFT_ATTEMPTS - 1:
                 raise
-    at = clock.now().isoformat(timespec="seconds")
-    return RolledBack(release.version, at, tuple(warnings))
 
 
-def _ready(deployment: Deployment, release: Release, clock: Clock, seconds: float) -> Revision:
+def when_ready(deployment: Deployment, release: Release, clock: Clock, seconds: float) -> Revision:
+    """The revision of a release, once it is ready; it is started if it is not served.
+
+    Raises:
+        GauntletError: It fails, or is not ready after so many seconds.
+    """
     service = deployment.service()
     found = service.of_bundle(release.bundle_sha256) if service else None
-    if service is None:
-        raise _serves_nothing(release)
     started = clock.monotonic()
     while found is None or found.state != "ready":
         found = deployment.start(release)
@@ -604,6 +631,10 @@ def _end_rollout(records: Records, release: Release, by: str, reason: str, clock
             )
             rejected = Rejected(version=rollout.version, at=at, why=reason, by=by)
             changes["rejected"] = {**record.rejected, rollout.bundle_sha256: rejected}
+        experiment = record.experiment
+        if experiment is not None and experiment.state != "stopped":
+            ended = {"state": "stopped", "ended": at, "by": by, "why": f"rolled back: {reason}"}
+            changes["experiment"] = experiment.model_copy(update=ended)
         try:
             records.write(record.model_copy(update=changes), generation)
             return

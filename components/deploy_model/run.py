@@ -55,8 +55,9 @@ def deploy(
     version: ModelVersion,
     settings: DeploymentSection,
     again: bool = False,
+    at_once: bool = False,
 ) -> Rollout:
-    """Roll a version out to the target of `settings`; raises as `Engine.deploy`."""
+    """Roll a version out to the target of `settings`; arguments and errors are those of `Engine.deploy`."""
     content = settings.model_dump(mode="json", exclude_none=True)
     deployment = open_deployment(settings.target, version.name, registry_uri, content)
 
@@ -78,7 +79,7 @@ def deploy(
         demote=demote,
         say=lambda text: print(text, flush=True),
     )
-    return engine.deploy(release_of(version), again)
+    return engine.deploy(release_of(version), again, at_once)
 
 
 def release_of(version: ModelVersion) -> Release:

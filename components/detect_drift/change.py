@@ -69,10 +69,14 @@ def edges_of(reference: Floats) -> Floats:
 
 
 def counted(values: Floats, edges: Floats) -> Counts:
-    """Rows by bin, (K,): up to each edge, above the last one, and NaN."""
-    places = np.searchsorted(edges, values, side="left")
-    places[np.isnan(values)] = len(edges) + 1
-    return np.bincount(places, minlength=len(edges) + 2).astype(np.int64)
+    """Rows by bin, (K,): up to each edge, above the last one, and NaN.
+
+    The values are sorted: NumPy does that faster than it finds the bin of each.
+    """
+    ordered = np.sort(values)  # NaN goes last
+    present = len(ordered) - int(np.isnan(values).sum())
+    up_to = np.searchsorted(ordered[:present], edges, side="right")
+    return np.diff(up_to, prepend=0, append=[present, len(ordered)]).astype(np.int64)
 
 
 def _largest_gap(window: Counts, reference: Counts) -> Floats:
@@ -148,12 +152,14 @@ class MeanFeatures:
         frequencies: (D, F / 2), for rows of D numbers.
         mean: (F,).
         eigenvalues: Of the features' covariance, those above 0.
+        bandwidth: Of the kernel.
     """
 
     frequencies: Floats
     mean: Floats
     eigenvalues: Floats
     rows: int
+    bandwidth: float
 
     @classmethod
     def of(cls, reference: Floats, seed: int = SEED) -> MeanFeatures | None:
@@ -167,7 +173,7 @@ class MeanFeatures:
         features = _features(reference, frequencies)
         eigenvalues = np.linalg.eigvalsh(np.cov(features.T))
         kept = eigenvalues[eigenvalues > 1e-10].astype(np.float64)
-        return cls(frequencies, features.mean(0), kept, len(reference)) if len(kept) else None
+        return cls(frequencies, features.mean(0), kept, len(reference), bandwidth) if len(kept) else None
 
     def compared(self, window: Floats) -> tuple[float, float]:
         """The distance of the mean features of rows (N, D) from the reference's, and its p-value."""

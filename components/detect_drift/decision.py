@@ -75,12 +75,18 @@ def decide(evidence: Evidence, rules: Rules) -> Decision:
 
 
 def _of_harm(harm: Harm, classes: Sequence[str], rules: Rules) -> Decision:
+    found = f"{harm.errors:,} of {harm.labelled:,} labelled rows are wrong ({harm.loss or 0:.1%})"
+    if harm.measured == "distance":
+        found = f"the mean error of {harm.labelled:,} labelled rows is {harm.loss or 0:.1%} of the range"
     reason = (
-        f"{harm.errors:,} of {harm.labelled:,} labelled rows are wrong ({harm.errors / harm.labelled:.1%}); "
-        f"at most {harm.promised:.1%} were promised. One false alarm is expected in {harm.run_length:,.0f} "
-        "labelled rows or more"
+        f"{found}; at most {harm.promised:.1%} were promised. One false alarm is expected in "
+        f"{harm.run_length:,.0f} labelled rows or more"
     )
-    scarce = [name for name in classes if harm.by_class.get(name, 0) < rules.min_class_rows]
+    scarce = [
+        name
+        for name in classes
+        if harm.measured == "wrong" and harm.by_class.get(name, 0) < rules.min_class_rows
+    ]
     if harm.labelled >= rules.min_new_rows and not scarce:
         return Decision(
             "retrain",

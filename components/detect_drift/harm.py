@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.stats import beta
 
 Floats = npt.NDArray[np.float64]
@@ -44,6 +44,16 @@ def upper_error(errors: int, rows: int, confidence: float = 0.99) -> float:
     return 1.0 if errors >= rows else float(beta.ppf(confidence, errors + 1, rows - errors))
 
 
+def upper_mean(losses: Floats, confidence: float = 0.99) -> float:
+    """The one-sided upper bound of the mean of losses from 0 to 1, (N,), N ≥ 2.
+
+    It is the empirical Bernstein bound of Maurer and Pontil (https://arxiv.org/abs/0907.3740, theorem 4).
+    """
+    rows, spread = len(losses), math.log(2 / (1 - confidence))
+    deviation = math.sqrt(2 * float(losses.var(ddof=1)) * spread / rows)
+    return min(1.0, float(losses.mean()) + deviation + 7 * spread / (3 * (rows - 1)))
+
+
 def detect_harm(losses: Floats, bound: float, run_length: float) -> Alarm:
     """Whether losses from 0 to 1, in the order of time, have a mean above `bound` from some row on.
 
@@ -74,22 +84,36 @@ def detector(losses: Floats, bound: float) -> Floats:
 # --- without labels ----------------------------------------------------------------------------------
 
 
-def tempered(probabilities: Floats, temperature: float) -> Floats:
-    """Probabilities (N, C) whose logits are divided by a temperature."""
-    logits = np.log(np.maximum(probabilities, LEAST_PROBABILITY)) / temperature
+def calibrated(probabilities: Floats, temperature: float, biases: Floats | float = 0.0) -> Floats:
+    """Probabilities (N, C) of the logits log(p) / temperature + biases."""
+    logits = np.log(np.maximum(probabilities, LEAST_PROBABILITY)) / temperature + biases
     raised = np.exp(logits - logits.max(1, keepdims=True))
     return raised / raised.sum(1, keepdims=True)  # type: ignore[no-any-return]
 
 
-def fit_temperature(probabilities: Floats, labels: Numbers) -> float:
-    """The temperature with the least negative log-likelihood (https://arxiv.org/abs/1706.04599)."""
-    rows = np.arange(len(labels))
+def fit_calibration(probabilities: Floats, labels: Numbers) -> tuple[float, Floats]:
+    """The temperature and the biases (C,) with the least negative log-likelihood.
 
-    def loss(log_temperature: float) -> float:
-        chosen = tempered(probabilities, math.exp(log_temperature))[rows, labels]
-        return float(-np.log(np.maximum(chosen, LEAST_PROBABILITY)).mean())
+    It is the bias-corrected temperature scaling of https://arxiv.org/abs/1901.06852. Biases have a normal
+    prior with a standard deviation of 1, for classes with few rows.
+    """
+    logits = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
+    rows, classes = logits.shape
+    is_label = labels[:, None] == np.arange(classes)
 
-    return math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
+    def loss(at: Floats) -> tuple[float, Floats]:
+        scaled = logits * at[0] + at[1:]
+        scaled -= scaled.max(1, keepdims=True)
+        total = np.log(np.exp(scaled).sum(1, keepdims=True))
+        gap = np.exp(scaled - total) - is_label
+        slope = np.concatenate([[(gap * logits).sum()], gap.sum(0) + at[1:]])
+        value = -(scaled - total)[is_label].sum() + (at[1:] ** 2).sum() / 2
+        return float(value) / rows, slope / rows
+
+    start = np.concatenate([[1.0], np.zeros(classes)])
+    bounds = [(math.exp(-3), math.exp(3)), *[(None, None)] * classes]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(1 / found[0]), np.asarray(found[1:] - found[1:].mean(), dtype=np.float64)
 
 
 def calibration_error(confidence: Floats, is_right: npt.NDArray[np.bool_]) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from markupsafe import Markup
 
-from gauntlet.components.detect_drift.rows import Floats, LogRows
+from gauntlet.components.detect_drift.counts import Window
+from gauntlet.components.detect_drift.reference import Reference
 from gauntlet.contracts.drift import DriftRecord
 from gauntlet.pages.charts import Bar, bars, histogram, shares
 from gauntlet.pages.formatting import count, decimal, percent
@@ -24,7 +25,7 @@ MOST_COLUMNS = 12
 BINS = 12
 
 
-def drift_page(record: DriftRecord, reference: LogRows, window: LogRows) -> str:
+def drift_page(record: DriftRecord, reference: Reference, window: Window) -> str:
     """The page, without a text of any row."""
     return render(_masthead(record), [_changes(record, reference, window), _harm(record)])
 
@@ -35,8 +36,11 @@ def _masthead(record: DriftRecord) -> Masthead:
         Tile("Changed", str(len(record.changed)), f"of {len(record.families)} families of columns"),
     ]
     if record.harm is not None:
-        share = record.harm.errors / record.harm.labelled if record.harm.labelled else None
-        tiles.append(Tile("Error", percent(share, 1), f"at most {percent(record.harm.promised, 1)} promised"))
+        tiles.append(
+            Tile(
+                "Error", percent(record.harm.loss, 1), f"at most {percent(record.harm.promised, 1)} promised"
+            )
+        )
     if record.estimated is not None and record.estimated.accuracy is not None:
         low, high = percent(record.estimated.accuracy_low, 1), percent(record.estimated.accuracy_high, 1)
         tiles.append(Tile("Estimated accuracy", percent(record.estimated.accuracy, 1), f"{low} to {high}"))
@@ -52,7 +56,7 @@ def _masthead(record: DriftRecord) -> Masthead:
     )
 
 
-def _changes(record: DriftRecord, reference: LogRows, window: LogRows) -> Section:
+def _changes(record: DriftRecord, reference: Reference, window: Window) -> Section:
     ordered = [one for one in record.changes if one.statistic == "KS"]
     largest = sorted(ordered, key=lambda one: -one.effect)[:MOST_COLUMNS]
     rows = [
@@ -77,32 +81,29 @@ def _changes(record: DriftRecord, reference: LogRows, window: LogRows) -> Sectio
     return Section("changes", "What changed", body, state=state)
 
 
-def _class_shares(reference: LogRows, window: LogRows) -> Markup:
-    if reference.predicted is None or window.predicted is None:
+def _class_shares(reference: Reference, window: Window) -> Markup:
+    known = reference.baseline.predicted
+    if not known or not window.predicted or "value" in reference.baseline.columns:
         return Markup()
-    counts = {}
-    for group, rows in (("reference", reference.predicted), ("window", window.predicted)):
-        names, numbers = np.unique(rows, return_counts=True)
-        counts[group] = dict(zip(names.tolist(), numbers.tolist(), strict=True))
-    totals = {"reference": reference.answered, "window": window.answered}
+    counts = {"reference": known, "window": window.predicted}
+    totals = {"reference": reference.baseline.rows, "window": window.rows}
     return shares("Predicted classes", "rows", counts, totals)
 
 
-def _distribution(column: str, reference: LogRows, window: LogRows) -> Markup:
-    groups = {"reference": _values(column, reference), "window": _values(column, window)}
-    present = {group: values[~np.isnan(values)] for group, values in groups.items()}
-    both = np.concatenate(list(present.values()))
-    edges = np.linspace(both.min(), max(both.max(), both.min() + 1e-9), BINS + 1)
-    counts = {group: np.histogram(values, edges)[0].tolist() for group, values in present.items()}
-    return histogram(f"{column}, by share of the rows", column, "rows", edges.tolist(), counts)
-
-
-def _values(column: str, rows: LogRows) -> Floats:
-    if column in rows.scalars:
-        return rows.scalars[column]
-    assert rows.probabilities is not None
-    place = int(column.partition("[")[2].rstrip("]"))
-    return rows.probabilities[:, place]
+def _distribution(column: str, reference: Reference, window: Window) -> Markup:
+    """The column in bins that have about equal shares of the reference."""
+    edges = reference.arrays.edges[column]
+    groups = np.array_split(np.arange(len(edges) + 1), min(BINS, len(edges) + 1))
+    starts = [int(group[0]) for group in groups]
+    bounds = [float(edges[max(start - 1, 0)]) for start in starts] + [float(edges[-1])]
+    counts = {
+        name: np.add.reduceat(of[:-1], starts).tolist()
+        for name, of in (
+            ("reference", reference.arrays.counts[column]),
+            ("window", window.counts[column]),
+        )
+    }
+    return histogram(f"{column}, by share of the rows", column, "rows", bounds, counts)
 
 
 def _harm(record: DriftRecord) -> Section:

@@ -1,74 +1,32 @@
-"""Read rows of the request log, and labels, from files."""
+"""Read rows of the request log piece by piece, and labels, from files."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import csv, json, parquet
+from pyarrow import csv, dataset, json, parquet
 
 from gauntlet.manifests.errors import DataError, UsageError
-from gauntlet.serving.request_log import FEATURE, SCHEMA_VERSION
-
-Floats = npt.NDArray[np.float64]
+from gauntlet.serving.request_log import FEATURE
 
 NEEDED = ("event_id", "time", "model", "bundle_sha256", "schema_version", "sample_rate", "client", "status")
 UNCERTAINTIES = ("confidence", "entropy", "energy", "value")
 READ = (*NEEDED, "tokens", "predicted", *UNCERTAINTIES, "probabilities")
 SUFFIXES = (".parquet", ".jsonl.gz")
-OK = 200
+PIECE_ROWS = 65_536
+READ_AHEAD = 2
+"""Pieces that pyarrow may read before they are asked for: without a bound it reads a whole file ahead."""
 
 
-@dataclass(frozen=True)
-class LogRows:
-    """Rows of one bundle, in the order of time.
-
-    Attributes:
-        place: Where they were read.
-        bundle: The first digits of its sha256.
-        scalars: Columns of numbers, NaN where there is none, of the rows that were answered.
-        predicted: The predicted class of those rows; None if the model predicts no class.
-        probabilities: (N, C), of those rows; None if the model has none.
-        events: The ids of those rows.
-        repeated: Rows whose id an earlier row has; they are left out.
-        failed: Rows whose request was not answered; they are left out of the above.
-        largest_client: The share of the rows of the client with the most.
-        sample_rates: All that are found.
-    """
-
-    place: Path
-    model: str
-    bundle: str
-    start: datetime
-    end: datetime
-    scalars: Mapping[str, Floats]
-    predicted: npt.NDArray[np.str_] | None
-    probabilities: Floats | None
-    events: Sequence[str]
-    repeated: int
-    failed: int
-    largest_client: float
-    sample_rates: tuple[float, ...]
-
-    @property
-    def answered(self) -> int:
-        """How many rows were answered."""
-        return len(self.events)
-
-
-def read_rows(place: Path) -> LogRows:
-    """Read the files below a folder, or one file.
+def parts_below(place: Path) -> list[Path]:
+    """The files of a request log below a folder, sorted, or the one file that `place` is.
 
     Raises:
         UsageError: There is no such folder.
-        DataError: There are no rows, or rows of several bundles, or a file is cut short or without a column.
+        DataError: There is no file of a request log.
     """
     if not place.exists():
         raise UsageError(f"{place}: no such folder, expected one that `gauntlet serve --request-log` wrote.")
@@ -77,121 +35,124 @@ def read_rows(place: Path) -> LogRows:
         raise DataError(
             f"{place}: found no file that ends in {' or '.join(SUFFIXES)}, expected those of a request log."
         )
-    tables, faults = [], []
-    for file in files:
-        try:
-            tables.append(_table(file))
-        except DataError as error:
-            faults.append(str(error))
-    if faults:
-        raise DataError("\n".join(faults))
-    table = pa.concat_tables(tables, promote_options="permissive")
-    if not table.num_rows:
-        raise DataError(f"{place}: found no row, expected some. Name a folder with more hours.")
-    for column, name in (
-        ("model", "model"),
-        ("bundle_sha256", "bundle"),
-        ("schema_version", "schema version"),
-    ):
-        _require_one(place, table, column, name)
-    if (schema := table["schema_version"][0].as_py()) != SCHEMA_VERSION:
-        raise DataError(f"{place}: schema_version: found {schema}, expected {SCHEMA_VERSION}.")
-    return _in_order(place, table.sort_by([("time", "ascending"), ("event_id", "ascending")]))
+    return files
 
 
 def _is_part(path: Path) -> bool:
     return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
 
 
-def _table(file: Path) -> pa.Table:
+def read_part(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The `columns` of one file that it has; by default all that are compared, the kind's features too.
+
+    Raises:
+        DataError: The file is cut short, or is none of a request log.
+    """
     try:
         if file.name.endswith(SUFFIXES[0]):
             opened = parquet.ParquetFile(file)  # not read_table: it takes model=… for a column of its own
             names = opened.schema_arrow.names
-            found = opened.read([name for name in names if name in READ or name.startswith(FEATURE)])
+            found = opened.read([name for name in names if _is_wanted(name, columns)])
         else:
             found = json.read_json(file, parse_options=json.ParseOptions(explicit_schema=_schema()))
             names = found.column_names
-            found = found.select([name for name in names if name in READ or name.startswith(FEATURE)])
+            found = found.select([name for name in names if _is_wanted(name, columns)])
     except (pa.ArrowInvalid, OSError) as error:
-        cause = str(error).splitlines()[0]
-        raise DataError(f"{file}: cannot be read: {cause}. Remove the file, or copy it again.") from None
-    if missing := [name for name in NEEDED if name not in found.column_names]:
-        raise DataError(f"{file}: found no column {', '.join(missing)}, expected those of a request log.")
+        raise _unreadable(file, error) from None
+    _require_columns(file, names)
     return found.combine_chunks()
+
+
+def _is_wanted(name: str, columns: Sequence[str] | None) -> bool:
+    return name in columns if columns is not None else name in READ or name.startswith(FEATURE)
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    cause = str(error).splitlines()[0]
+    return DataError(f"{file}: cannot be read: {cause}. Remove the file, or copy it again.")
+
+
+def _require_columns(file: Path, names: Sequence[str]) -> None:
+    if missing := [name for name in NEEDED if name not in names]:
+        raise DataError(f"{file}: found no column {', '.join(missing)}, expected those of a request log.")
 
 
 def _schema() -> pa.Schema:
     """The types that a file of JSON does not say."""
-    texts = dict.fromkeys(("event_id", "model", "bundle_sha256", "client", "predicted"), pa.string())
+    texts = dict.fromkeys(("event_id", "model", "bundle_sha256", "client", "predicted", "input"), pa.string())
     numbers = dict.fromkeys(("sample_rate", *UNCERTAINTIES), pa.float64())
     whole = dict.fromkeys(("schema_version", "status", "tokens"), pa.int32())
     times = {"time": pa.timestamp("us", tz="UTC"), "probabilities": pa.list_(pa.float32())}
     return pa.schema([*(texts | numbers | whole | times).items()])
 
 
-def _require_one(place: Path, table: pa.Table, column: str, name: str) -> None:
-    found = [str(one) for one in pc.unique(table[column]).to_pylist()]
-    if len(found) > 1:
-        raise DataError(
-            f"{place}: found rows of {len(found)} {name}s ({', '.join(sorted(found)[:5])}), expected one. "
-            "Name a folder of one: model=NAME/version=VERSION below that of the request log."
-        )
+@dataclass(frozen=True)
+class Parts:
+    """The files of a window, which are read piece by piece as often as is asked.
 
+    Attributes:
+        place: What messages call it.
+    """
 
-def _in_order(place: Path, table: pa.Table) -> LogRows:
-    times = pc.min_max(table["time"]).as_py()
-    if times["min"] is None:
-        raise DataError(f"{place}: time: found no value, expected the time of each request.")
-    ids = table["event_id"].to_pylist()
-    firsts = np.sort(np.unique(np.array(ids, dtype=str), return_index=True)[1])
-    single = table.take(firsts)
-    clients = pc.value_counts(single["client"]).field("counts").to_numpy(zero_copy_only=False)
-    answered = single.filter(pc.equal(single["status"], OK))
-    names = [
-        name
-        for name in answered.column_names
-        if name.startswith(FEATURE) or name in (*UNCERTAINTIES, "tokens")
-    ]
-    scalars = {name: _numbers(answered[name]) for name in names}
-    kept = {name: values for name, values in scalars.items() if not np.isnan(values).all()}
-    return LogRows(
-        place=place,
-        model=str(table["model"][0].as_py()),
-        bundle=str(table["bundle_sha256"][0].as_py()),
-        start=times["min"],
-        end=times["max"],
-        scalars=kept,
-        predicted=_texts(answered, "predicted"),
-        probabilities=_vectors(place, answered, "probabilities"),
-        events=answered["event_id"].to_pylist(),
-        repeated=table.num_rows - single.num_rows,
-        failed=single.num_rows - answered.num_rows,
-        largest_client=float(clients.max() / single.num_rows),
-        sample_rates=tuple(sorted(pc.unique(table["sample_rate"]).to_pylist())),
-    )
+    place: Path
+    files: Sequence[Path]
 
+    @classmethod
+    def below(cls, place: Path) -> Parts:
+        """The files below a folder, each of which can be opened.
 
-def _numbers(column: pa.ChunkedArray) -> Floats:
-    return column.cast(pa.float64()).fill_null(math.nan).to_numpy().astype(np.float64)  # type: ignore[no-any-return]
+        Raises:
+            UsageError: There is no such folder.
+            DataError: There is no such file, or some are cut short or lack a column; all are named.
+        """
+        files, faults = parts_below(place), []
+        for file in files:
+            try:
+                if file.name.endswith(SUFFIXES[0]):
+                    _require_columns(file, parquet.read_schema(file).names)
+            except (pa.ArrowInvalid, OSError) as error:
+                faults.append(str(_unreadable(file, error)))
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        return cls(place, files)
 
+    def served(self) -> tuple[str, str]:
+        """The model of the first row, and the first digits of its bundle's sha256.
 
-def _texts(table: pa.Table, name: str) -> npt.NDArray[np.str_] | None:
-    if name not in table.column_names or table[name].null_count == table.num_rows:
-        return None
-    return np.array(table[name].fill_null("").to_pylist(), dtype=str)
+        Raises:
+            DataError: There is no row, or a file is broken.
+        """
+        for piece in self:
+            if piece.num_rows:
+                return str(piece["model"][0].as_py()), str(piece["bundle_sha256"][0].as_py())
+        raise DataError(f"{self.place}: found no row, expected some. Name a folder with more hours.")
 
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Pieces of at most `PIECE_ROWS` rows, with the columns that are compared.
 
-def _vectors(place: Path, table: pa.Table, name: str) -> Floats | None:
-    """A column of lists as (N, C), or None if it has no values."""
-    if name not in table.column_names or table[name].null_count == table.num_rows:
-        return None
-    sizes = set(pc.list_value_length(table[name]).to_pylist())
-    if len(sizes) > 1 or None in sizes:
-        found = ", ".join(sorted(map(str, sizes)))
-        raise DataError(f"{place}: {name}: found lists of {found} numbers, expected one length in all rows.")
-    values = pc.list_flatten(table[name]).to_numpy().astype(np.float64)
-    return values.reshape(table.num_rows, -1)  # type: ignore[no-any-return]
+        Raises:
+            DataError: A file is broken.
+        """
+        for file in self.files:
+            if not file.name.endswith(SUFFIXES[0]):
+                for batch in read_part(file).to_batches(PIECE_ROWS):
+                    yield pa.Table.from_batches([batch])
+                continue
+            try:
+                opened = dataset.dataset(file, format="parquet")
+                names = [name for name in opened.schema.names if _is_wanted(name, None)]
+                scanner = opened.scanner(
+                    columns=names,
+                    batch_size=PIECE_ROWS,
+                    batch_readahead=READ_AHEAD,
+                    fragment_readahead=1,
+                )
+                for batch in scanner.to_batches():
+                    yield pa.Table.from_batches([batch])
+            except (pa.ArrowInvalid, OSError) as error:
+                raise _unreadable(file, error) from None
 
 
 # --- labels ------------------------------------------------------------------------------------------
@@ -230,9 +191,3 @@ def read_labels(file: Path) -> dict[str, str]:
             )
         found[event] = label
     return found
-
-
-def labels_of(rows: LogRows, labels: Mapping[str, str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
-    """The positions of the rows that have a label, in the order of time, and their labels."""
-    at = np.array([place for place, event in enumerate(rows.events) if event in labels], dtype=np.int64)
-    return at, np.array([labels[rows.events[place]] for place in at], dtype=str)

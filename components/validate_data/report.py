@@ -164,9 +164,10 @@ def _samples(examined: Examination) -> Markup:
     rows = examined.checked.rows
     if examined.picture is not None or not len(rows):
         return NOTHING
-    train = rows[rows["split"] == "train"]
-    if len(train) > MOST_SAMPLED:
-        train = train.iloc[np.linspace(0, len(train) - 1, MOST_SAMPLED, dtype=np.int64)]
+    of_train = np.flatnonzero(rows["split"] == "train")
+    if len(of_train) > MOST_SAMPLED:
+        of_train = of_train[np.linspace(0, len(of_train) - 1, MOST_SAMPLED, dtype=np.int64)]
+    train = rows.iloc[of_train]
     labels = each_label(train)["label"].astype("str")
     names = list(examined.statistics.labels or examined.groups) or labels.unique().tolist()
     of_name = labels.groupby(labels, sort=False).indices if len(names) <= len(train) / 2 else {}

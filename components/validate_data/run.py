@@ -26,6 +26,7 @@ from gauntlet.components.validate_data.checks import (
     Finding,
     ReadTable,
 )
+from gauntlet.components.validate_data.memory import release_memory
 from gauntlet.components.validate_data.report import page
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts.data import REJECTED_FILE, SNAPSHOT_MARK, STATISTICS_FILE, CheckResult, Checks
@@ -93,8 +94,10 @@ def run(
         raise DataError(examined.fault)
     for result in checked.warned:
         print(f"warning: {result.check}: {', '.join((result.found, *result.examples[:1]))}", flush=True)
+    release_memory()
     (splits_path / STATISTICS_FILE).unlink(missing_ok=True)  # its presence says that the splits are complete
     write_fingerprints(splits_path, examined.fingerprints, checked.rows, checked.groups)
+    release_memory()
     _write_splits(splits_path, examined)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.statistics.rows.items())
     print(f"{section.name} {section.version}: {checked.rows_read:,} rows read, kept {counts}", flush=True)

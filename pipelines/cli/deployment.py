@@ -51,6 +51,8 @@ def up(
 
     Without MODEL it serves what it served when it was ended, or the only registered model. Without a request
     log its servers log as they did; an empty one ends the log.
+
+    Example: `gauntlet up emotion_sample --detach`
     """
     from gauntlet.backends.local.deployment import LocalDeployment, LocalGateway
 
@@ -90,7 +92,10 @@ def up(
 
 @app.command(rich_help_panel=MODELS)
 def down() -> None:
-    """End the gateway on this machine and its servers, after what they have begun is answered."""
+    """End the gateway on this machine and its servers, after what they have begun is answered.
+
+    Example: `gauntlet down`
+    """
     from gauntlet.backends.local.deployment import LocalGateway
 
     ended = LocalGateway(gauntlet_home().folder).end()
@@ -260,7 +265,14 @@ def _record(name: str, registry_uri: str) -> DeploymentRecord | None:
 
 
 def _said(record: DeploymentRecord | None, version: str) -> str:
-    """What the rollout of a version says, and the judge."""
+    """What the A/B test or the rollout of a version says, and the judge."""
+    experiment = None if record is None else record.experiment
+    if experiment is not None and experiment.state != "stopped":
+        for one in experiment.variants:
+            if one.version == version:
+                seen = experiment.analysis
+                said = f": {seen.decision}: {seen.why}" if seen else ""
+                return f"A/B test {experiment.id}, variant {one.name}{said}"
     rollout = None if record is None else record.rollout
     if rollout is None or rollout.version != version:
         return ""

@@ -29,7 +29,10 @@ def new(
     output: Annotated[Path | None, typer.Option(help="The manifest's file. Default: NAME.yaml.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Look at data, and write a manifest for them; then check both. Exit 4 when a check of the data fails."""
+    """Look at data, and write a manifest for them; then check both. Exit 4 when a check of the data fails.
+
+    Example: `gauntlet new tickets --data tickets.csv`
+    """
     from gauntlet.contracts.data import Checks
     from gauntlet.manifests.section import Name
     from gauntlet.pipelines.scaffold import add_bounds, manifest_text, propose
@@ -63,6 +66,8 @@ def check(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJ
     """Report every fault of every manifest, and the most that a run may cost.
 
     If `dataset.size` is set, also report which margin against the champion the test split can show.
+
+    Example: `gauntlet check manifests/emotion_sample.yaml`
     """
     from gauntlet.pipelines import checks
 
@@ -97,7 +102,10 @@ def check(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJ
 
 @app.command(rich_help_panel=HERE)
 def cost(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Print what training may cost at most, how that is computed, and whether it fits the budget."""
+    """Print what training may cost at most, how that is computed, and whether it fits the budget.
+
+    Example: `gauntlet cost manifests/gemini_lm.yaml`
+    """
     from gauntlet.backends.prices import over_budget, prices_source
     from gauntlet.manifests.loading import load_manifest
     from gauntlet.pipelines import checks
@@ -142,7 +150,10 @@ def compile_(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Compile manifests to KFP pipeline specs, by default compiled/MANIFEST.yaml and compiled/kubeflow/…."""
+    """Compile manifests to KFP pipeline specs, by default compiled/MANIFEST.yaml and compiled/kubeflow/….
+
+    Example: `gauntlet compile manifests/emotion_sample.yaml --platform kubeflow`
+    """
     from gauntlet.pipelines.checks import load_affordable, load_all
     from gauntlet.pipelines.platforms import Platform, notes
     from gauntlet.pipelines.training import compile_manifest, compiled_file, keep_large_sections
@@ -172,7 +183,10 @@ def validate(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Read and check a manifest's data without a run; list every faulty row. Exit 4 when a check fails."""
+    """Read and check a manifest's data without a run; list every faulty row. Exit 4 when a check fails.
+
+    Example: `gauntlet validate tickets.yaml`
+    """
     from gauntlet.components.validate_data.run import run
     from gauntlet.components.write_report.next_steps import refusal_advice
     from gauntlet.contracts.data import REJECTED_FILE, Checks
@@ -203,7 +217,10 @@ def validate(
 
 @app.command(rich_help_panel=HERE)
 def tasks(as_json: AsJson = False) -> None:
-    """List the task kinds that are built in or installed; exit 1 when one cannot be used."""
+    """List the task kinds that are built in or installed; exit 1 when one cannot be used.
+
+    Example: `gauntlet tasks --json`
+    """
     from gauntlet.manifests.kinds import installed_kinds
 
     found = installed_kinds()
@@ -238,7 +255,10 @@ def schema(
         Path | None, typer.Option(help="The file to write; without it the schema is printed.")
     ] = None,
 ) -> None:
-    """Print the JSON Schema of manifests, by which editors complete and check keys."""
+    """Print the JSON Schema of manifests, by which editors complete and check keys.
+
+    Example: `gauntlet schema --output manifest.schema.json`
+    """
     from gauntlet.manifests.json_schema import manifest_schema_text
 
     text = manifest_schema_text()

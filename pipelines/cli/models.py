@@ -48,7 +48,10 @@ def registry(
     model: SameName = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the registered versions and their aliases; for one model, also when each became champion."""
+    """List the registered versions and their aliases; for one model, also when each became champion.
+
+    Example: `gauntlet registry tickets`
+    """
     from gauntlet.backends.factory import open_registry
 
     store = open_registry(gauntlet_home().registry_uri)
@@ -115,7 +118,10 @@ def predict(
         ),
     ] = False,
 ) -> None:
-    """Score texts or images with a registered bundle or a running server, or have a language model answer."""
+    """Score texts or images with a registered bundle or a running server, or have a language model answer.
+
+    Example: `gauntlet predict "my card was charged twice" --model tickets`
+    """
     from gauntlet.serving.interface import InputError, Request
 
     def given() -> Request:
@@ -149,7 +155,7 @@ def _answered(model: str | None, alias: str, given: Callable[[], Request]) -> tu
     from gauntlet.serving.bundle import open_model
 
     store = open_registry(gauntlet_home().registry_uri)
-    asked = _by_alias(store, _model_name(store, model), alias)
+    asked = _by_alias(store, model_name(store, model), alias)
     request = given()
     with bundle_folder(asked) as folder:
         answers = open_model(folder, asked.tags.get(BUNDLE_TAG)).answer(request)
@@ -206,7 +212,10 @@ def serve(
     sample_rate: SampleRate = Settings.sample_rate,
     store: Stored = "features",
 ) -> None:
-    """Answer over HTTP with one or several bundles: docs/serving.md."""
+    """Answer over HTTP with one or several bundles: docs/how-to/serve.md.
+
+    Example: `gauntlet serve --model tickets --port 8080`
+    """
     settings = Settings(
         host=host, port=port, batching=batching, shape=shape, timeout=timeout, batch_tokens=batch_tokens,
         queue_tokens=queue_tokens, queue_mb=queue_mb, max_body_mb=max_body_mb,
@@ -236,7 +245,7 @@ def _sources(place: str | None, models: Sequence[str], alias: str, copies: ExitS
 
     def registered(name: str | None) -> Source:
         store = open_registry(gauntlet_home().registry_uri)
-        version = _by_alias(store, _model_name(store, name), alias)
+        version = _by_alias(store, model_name(store, name), alias)
         at = copies.enter_context(bundle_folder(version))
         return Source(at, version.name, version.version, version.tags.get(BUNDLE_TAG))
 
@@ -281,14 +290,17 @@ def promote(
         ),
     ] = None,
 ) -> None:
-    """Make a registered version the champion, or `staging`; the old champion becomes `previous`."""
+    """Make a registered version the champion, or `staging`; the old champion becomes `previous`.
+
+    Example: `gauntlet promote tickets --version 2 --by NAME`
+    """
     from gauntlet.backends.factory import open_registry
     from gauntlet.pipelines.promotion import approval_of, promote_rejected, promote_version
 
     home = gauntlet_home()
     store = open_registry(home.registry_uri)
     if run is None:
-        console.say(promote_version(store, _model_name(store, name), version, to, approver, reason))
+        console.say(promote_version(store, model_name(store, name), version, to, approver, reason))
         return
     approval = approval_of(approver, reason)
     if version is not None or to is not None or approval is None or not approval.reason:
@@ -317,13 +329,15 @@ def rollback(
     """Make the previous champion, or an earlier one, the champion again; of a deployed model also serve it.
 
     A rollout that is going on ends. The version that is rolled back is not deployed again unless told.
+
+    Example: `gauntlet rollback tickets --by NAME --reason "complaints since noon"`
     """
     from gauntlet.backends.factory import open_registry
     from gauntlet.pipelines.deployments import rollback as roll_back
 
     uri = gauntlet_home().registry_uri
     store = open_registry(uri)
-    roll_back(store, uri, _model_name(store, _one(name, model)), version, by, reason, console.say)
+    roll_back(store, uri, model_name(store, _one(name, model)), version, by, reason, console.say)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -336,7 +350,10 @@ def deploy(
         bool, typer.Option("--again", help="Also if the version was rolled back, or its rollout is held.")
     ] = False,
 ) -> None:
-    """Serve a registered version: it gets the requests step by step, and is rolled back if it is worse."""
+    """Serve a registered version: it gets the requests step by step, and is rolled back if it is worse.
+
+    Example: `gauntlet deploy tickets.yaml --version 3`
+    """
     from gauntlet.pipelines.deployments import deploy_version
 
     ended = deploy_version(gauntlet_home().registry_uri, what, version, again, console.say)
@@ -414,7 +431,8 @@ def _one(name: str | None, model: str | None) -> str | None:
     return name or model
 
 
-def _model_name(store: Registry, given: str | None) -> str:
+def model_name(store: Registry, given: str | None) -> str:
+    """The model that is meant: the given one, or the only one; else a `UsageError`."""
     names = store.names()
     if not names:
         raise UsageError(f"{gauntlet_home().registry_uri}: nothing is registered. Run a manifest first.")
@@ -460,7 +478,10 @@ def _require_readable(given: Sequence[str]) -> None:
 
 @bundle.command()
 def inspect(path: BundleFolder, as_json: AsJson = False) -> None:
-    """Print what a bundle is, its inputs and outputs, its quality and speed, and what made it."""
+    """Print what a bundle is, its inputs and outputs, its quality and speed, and what made it.
+
+    Example: `gauntlet bundle inspect bundle`
+    """
     from gauntlet.serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_certificate, read_info
 
     info = read_info(path)
@@ -500,7 +521,10 @@ def inspect(path: BundleFolder, as_json: AsJson = False) -> None:
 
 @bundle.command()
 def verify(path: BundleFolder, as_json: AsJson = False) -> None:
-    """Check a bundle's hashes, its certificate, its tensors and a prediction; exit 1 when one fails."""
+    """Check a bundle's hashes, its certificate, its tensors and a prediction; exit 1 when one fails.
+
+    Example: `gauntlet bundle verify bundle`
+    """
     from gauntlet.serving.verification import verify as verify_bundle
 
     checks = verify_bundle(path)

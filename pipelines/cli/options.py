@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gauntlet.pipelines.terminal import console
 from gauntlet.serving.settings import Settings, Store
 
 HERE, MODELS, CLOUD = "On this machine", "Models", "On Google Cloud"
@@ -26,6 +27,18 @@ def of_server(name: str) -> Any:
 RequestLog = Annotated[str | None, of_server("request_log")]
 SampleRate = Annotated[float, of_server("sample_rate")]
 Stored = Annotated[Store, of_server("store")]
+
+
+def _set_progress(quiet: bool) -> None:
+    console.shows_progress = not quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=_set_progress, help="Show how it ended, warnings, and no progress."
+    ),
+]
 
 ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest, YAML or JSON.")]
 ManifestPaths = Annotated[

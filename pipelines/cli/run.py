@@ -20,8 +20,16 @@ from gauntlet.pipelines.cli.options import (
     ManifestPath,
     ManifestPaths,
     Overrides,
+    Quiet,
 )
-from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, REPORT_FILE, RunRecord, gauntlet_home
+from gauntlet.pipelines.home import (
+    ARGUMENTS_FILE,
+    MANIFEST_FILE,
+    REPORT_FILE,
+    RunRecord,
+    gauntlet_home,
+    most_bytes,
+)
 from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted, remove_abandoned
 from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json
 
@@ -50,8 +58,12 @@ def run(
     from_checkpoint: FromCheckpoint = None,
     from_onnx: FromOnnx = None,
     labels: GraphLabels = None,
+    _quiet: Quiet = False,
 ) -> None:
-    """Run a manifest on this machine, from data to a promoted or rejected model."""
+    """Run a manifest on this machine, from data to a promoted or rejected model.
+
+    Example: `gauntlet run tickets.yaml --set training.epochs=2`
+    """
     if (path is None) == (resume is None):
         raise UsageError("found both or neither of MANIFEST and --resume, expected one of them.")
     if resume is not None:
@@ -77,8 +89,12 @@ def gate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of gates, evaluation, registration."),
     ] = None,
+    _quiet: Quiet = False,
 ) -> None:
-    """Judge a run's model again: evaluate, gate, register and report, in a new run."""
+    """Judge a run's model again: evaluate, gate, register and report, in a new run.
+
+    Example: `gauntlet gate latest --set gates.min_macro_f1=0.6`
+    """
     from gauntlet.contracts.document import read_json
     from gauntlet.pipelines.checks import load_affordable
     from gauntlet.pipelines.local.run import origin_in, require_judgeable
@@ -116,8 +132,12 @@ def tune(
     ] = None,
     staging: Annotated[str, typer.Option(metavar="URI", help="gs:// folder for that job's files.")] = "",
     overrides: Overrides = None,
+    _quiet: Quiet = False,
 ) -> None:
-    """Search the best values of a manifest's `training.search`; resume an interrupted study."""
+    """Search the best values of a manifest's `training.search`; resume an interrupted study.
+
+    Example: `gauntlet tune tickets.yaml --trials 20 --timeout 2h`
+    """
     from gauntlet.pipelines.checks import command_line, load_affordable, require_data
     from gauntlet.pipelines.tuning.run import compile_study, tune_here, tuning_of
 
@@ -138,8 +158,11 @@ def tune(
 
 
 @app.command(rich_help_panel=HERE)
-def smoke(paths: ManifestPaths = None) -> None:
-    """Run each system end to end with tiny settings; exit 1 when one fails before its gate has decided."""
+def smoke(paths: ManifestPaths = None, _quiet: Quiet = False) -> None:
+    """Run each system end to end with tiny settings; exit 1 when one fails before its gate has decided.
+
+    Example: `gauntlet smoke manifests/emotion_sample.yaml`
+    """
     from gauntlet.pipelines.checks import packaged_manifests
     from gauntlet.pipelines.smoke import smoke_all, smoke_table
 
@@ -156,28 +179,46 @@ def smoke(paths: ManifestPaths = None) -> None:
 
 @app.command(rich_help_panel=HERE)
 def runs(as_json: AsJson = False) -> None:
-    """List the runs on this machine, newest first."""
+    """List the runs on this machine, newest first.
+
+    Example: `gauntlet runs`
+    """
+    from gauntlet.pipelines.local.pruning import disk_bytes, of_run
+
     home = gauntlet_home()
     records = home.runs()
+    sizes = [of_run(home, record, "").bytes for record in records]
     if as_json:
-        print_json(asdict(record) | {"outcome": record.shown_state()} for record in records)
+        print_json(
+            asdict(record) | {"outcome": record.shown_state(), "bytes": size}
+            for record, size in zip(records, sizes, strict=True)
+        )
         return
     if not records:
         start = "`gauntlet run MANIFEST` starts one. GAUNTLET_HOME sets the folder."
         console.say(f"no runs in {home.folder}: {start}")
         return
-    table = borderless(NAME_COLUMN("run"), "started (UTC)", "exit", "outcome")
-    for record in records:
+    table = borderless(NAME_COLUMN("run"), "started (UTC)", "exit", "MB", "outcome")
+    for record, size in zip(records, sizes, strict=True):
         code = "" if record.exit_code is None else str(record.exit_code)
-        table.add_row(record.run_id, record.started[:19].replace("T", " "), code, record.shown_state())
+        started = record.started[:19].replace("T", " ")
+        table.add_row(record.run_id, started, code, f"{size / 1e6:,.1f}", record.shown_state())
     console.print(table)
+    bound = most_bytes()
+    allowed = (
+        f"of {bound / 1e9:g} GB that GAUNTLET_HOME_GB allows" if bound else "`gauntlet prune` frees some"
+    )
+    console.say(f"runs and the cache they share files with take {disk_bytes(home) / 1e6:,.1f} MB; {allowed}")
 
 
 @app.command(rich_help_panel=HERE)
 def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run, or `latest`.")] = "latest",
 ) -> None:
-    """Open a run's report in the browser and print its path."""
+    """Open a run's report in the browser and print its path.
+
+    Example: `gauntlet report latest`
+    """
     home = gauntlet_home()
     record = home.find_run(run_id)
     page = home.run_folder(record.run_id) / REPORT_FILE
@@ -194,7 +235,10 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="RUN", help="Another run of the same task: B.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs, here and on a page with charts."""
+    """Compare two runs, here and on a page with charts.
+
+    Example: `gauntlet compare tickets-20261201-101500 latest`
+    """
     from gauntlet.pipelines.comparison import compare_runs
 
     page = compare_runs(gauntlet_home(), first, second, console, as_json)
@@ -208,7 +252,10 @@ def rm(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove runs with all their files. Registered models are kept."""
+    """Remove runs with all their files. Registered models are kept.
+
+    Example: `gauntlet rm tickets-20261201-101500 --yes`
+    """
     from gauntlet.pipelines.local.pruning import of_run
 
     home = gauntlet_home()
@@ -226,7 +273,10 @@ def prune(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove old runs and old cached steps. Registered models and running runs are kept."""
+    """Remove old runs and old cached steps. Registered models and running runs are kept.
+
+    Example: `gauntlet prune --keep 3 --yes`
+    """
     from gauntlet.pipelines.local.pruning import old_cache, old_runs
 
     home = gauntlet_home()
@@ -296,14 +346,21 @@ def origin_given(
 
 def _conclude(start: Callable[[], FinishedRun]) -> NoReturn:
     """Run to the end, print how it ended, and exit with its code."""
+    from gauntlet.pipelines.local.pruning import freed_bytes, over_bound, remove
     from gauntlet.pipelines.summary import print_summary
 
+    bound = most_bytes()
     try:
         finished = start()
     except Interrupted as stopped:
         errors.say(f"interrupted: the run's processes are stopped and {stopped}")
         raise typer.Exit(EXIT_CODE) from None
     print_summary(finished, console)
+    if bound is not None and (removals := over_bound(gauntlet_home(), bound)):
+        what = ", ".join(one.name for one in removals)
+        free = freed_bytes(removals)
+        remove(removals)
+        console.say(f"GAUNTLET_HOME_GB: removed {what}; {free / 1e6:,.1f} MB are free again")
     raise typer.Exit(finished.outcome.exit_code)
 
 
@@ -311,16 +368,12 @@ def _remove(removals: list[Removal], yes: bool, as_json: bool) -> None:
     from gauntlet.pipelines.local.pruning import freed_bytes, remove
 
     folder, free = gauntlet_home().folder, freed_bytes(removals)
-    sizes = [sum(file.lstat().st_size for file in one.files) for one in removals]
     if as_json:
-        print_json(
-            {"what": one.name, "why": one.why, "bytes": size, "removed": yes}
-            for one, size in zip(removals, sizes, strict=True)
-        )
+        print_json({"what": one.name, "why": one.why, "bytes": one.bytes, "removed": yes} for one in removals)
     elif removals:
         table = borderless(NAME_COLUMN("what"), "why", "MB")
-        for one, size in zip(removals, sizes, strict=True):
-            table.add_row(plain(one.name), plain(one.why), f"{size / 1e6:,.1f}")
+        for one in removals:
+            table.add_row(plain(one.name), plain(one.why), f"{one.bytes / 1e6:,.1f}")
         console.print(table)
     if yes:
         remove(removals)

@@ -46,7 +46,9 @@ COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow", "limited": "ye
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's ID, `latest`, or projects/…/pipelineJobs/….")
 ]
-SchedulesFile = Annotated[Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/vertex.md.")]
+SchedulesFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/how-to/run_on_vertex.md.")
+]
 
 
 @app.command(rich_help_panel=CLOUD)
@@ -77,7 +79,10 @@ def submit(
     from_onnx: FromOnnx = None,
     labels: GraphLabels = None,
 ) -> None:
-    """Run a manifest, or a template, on Vertex AI Pipelines."""
+    """Run a manifest, or a template, on Vertex AI Pipelines.
+
+    Example: `gauntlet submit tickets.yaml --wait`
+    """
     from gauntlet.pipelines.checks import load_affordable
     from gauntlet.pipelines.local.run import commit_of
     from gauntlet.pipelines.summary import print_summary
@@ -135,6 +140,8 @@ def status(
     """Print what is registered and served of each model; with RUN the steps of a submitted run.
 
     Without RUN and without any model, it is the run that was submitted last.
+
+    Example: `gauntlet status --live`
     """
     from gauntlet.pipelines.cli.deployment import print_models
 
@@ -169,7 +176,10 @@ def status(
 
 @app.command(rich_help_panel=CLOUD)
 def cancel(run: Run) -> None:
-    """Cancel a submitted run."""
+    """Cancel a submitted run.
+
+    Example: `gauntlet cancel latest`
+    """
     from gauntlet.backends.google.jobs import PipelineJobs
     from gauntlet.pipelines.vertex.follow import ENDED, state_of
     from gauntlet.pipelines.vertex.submission import submitted_run
@@ -188,7 +198,10 @@ def logs(
     run: Run = "latest",
     step: Annotated[str | None, typer.Option(help="One step's lines only, such as train-model.")] = None,
 ) -> None:
-    """Print what the steps of a run have printed: of one on this machine, or a submitted one."""
+    """Print what the steps of a run have printed: of one on this machine, or a submitted one.
+
+    Example: `gauntlet logs latest --step train-model`
+    """
     from gauntlet.pipelines.training import STEPS
     from gauntlet.pipelines.vertex.submission import local_logs, submitted_run
 
@@ -231,7 +244,10 @@ def upload(
     ],
     tag: Annotated[str | None, typer.Option(help="Default: the checkout's commit.")] = None,
 ) -> None:
-    """Upload compiled pipelines as templates to Artifact Registry."""
+    """Upload compiled pipelines as templates to Artifact Registry.
+
+    Example: `gauntlet upload compiled/emotion.yaml --tag v1`
+    """
     from gauntlet.pipelines.local.run import git_commit
     from gauntlet.pipelines.vertex.templates import upload as upload_template
 
@@ -257,7 +273,10 @@ def apply_(
     diff: Annotated[bool, typer.Option("--diff", help="Only print what would change.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Create and update the schedules on Vertex AI, so that they match the file."""
+    """Create and update the schedules on Vertex AI, so that they match the file.
+
+    Example: `gauntlet schedule apply schedules.yaml`
+    """
     from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules
     from gauntlet.pipelines.vertex.schedules import apply, plan, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
@@ -300,7 +319,10 @@ def render(
     tracking: TrackingUri = None,
     output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
 ) -> None:
-    """Write the schedules as Cloud Scheduler jobs, in the JSON of its API."""
+    """Write the schedules as Cloud Scheduler jobs, in the JSON of its API.
+
+    Example: `gauntlet schedule render schedules.yaml`
+    """
     from gauntlet.contracts.document import write_text
     from gauntlet.pipelines.vertex.schedules import cloud_scheduler_job, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
@@ -324,6 +346,8 @@ def doctor(
     """List what this machine, or with --project a Google Cloud project, lacks, and what to do about it.
 
     Nothing is changed. Exit 1 when the project lacks something; what this machine lacks is no failure.
+
+    Example: `gauntlet doctor`
     """
     if project is None and region is None:
         _examine_machine(as_json)

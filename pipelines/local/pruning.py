@@ -30,6 +30,11 @@ class Removal:
     files: tuple[Path, ...]
     folder: Path | None = None
 
+    @property
+    def bytes(self) -> int:
+        """The sizes of the files. What becomes free may be less: `freed_bytes`."""
+        return sum(file.lstat().st_size for file in self.files)
+
 
 def old_runs(home: Home, keep: int) -> list[Removal]:
     """All runs of each system except the newest, the running ones, and those that may run on Vertex AI."""
@@ -64,6 +69,32 @@ def old_cache(home: Home, days: float) -> list[Removal]:
     )
     # entries first: no entry may miss its files
     return [Removal("cache", why, (*sorted(old), *files, *tokens))]
+
+
+def over_bound(home: Home, most_bytes: float) -> list[Removal]:
+    """What has to go so that runs and the cache take no more than `most_bytes`, as far as that is possible.
+
+    Cached steps go first, those not used for 30, 7, then 1 days; then runs, oldest first. The newest run of
+    each system stays.
+    """
+    excess = disk_bytes(home) - most_bytes
+    going: list[Removal] = []
+    for days in (30, 7, 1):
+        if freed_bytes(going) >= excess:
+            return going
+        going = old_cache(home, days)
+    for run in reversed(old_runs(home, keep=1)):
+        if freed_bytes(going) >= excess:
+            break
+        going.append(run)
+    return going
+
+
+def disk_bytes(home: Home) -> int:
+    """How much runs and the cache take; a file that they share counts once."""
+    folders = (home.folder / "runs", home.cache_folder)
+    files = tuple(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return freed_bytes([Removal("", "", files)])
 
 
 def of_run(home: Home, record: RunRecord, why: str) -> Removal:

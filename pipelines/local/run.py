@@ -222,7 +222,7 @@ def _run(
         sections = str(folder / SECTIONS_FOLDER)
         pipeline = folder / PIPELINE_FILE
         compile_manifest(manifest, pipeline, "local", NO_IMAGE, sections, origin_in(folder))
-        console.say(styled("run [bold]{}[/]: {}", record.run_id, manifest.description))
+        console.progress(styled("run [bold]{}[/]: {}", record.run_id, manifest.description))
         view = RunView(steps_of(manifest), folder / LOGS_FOLDER)
         environment = temporary.environment() | environment_of(record, home)
         try:
@@ -309,7 +309,8 @@ def _execute(
         start_new_session=True,  # a group of its own, which gets no Ctrl-C from the terminal
     )
     assert process.stdout is not None
-    shown = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
+    is_live = console.is_terminal and console.shows_progress
+    shown = Live(view, console=console, refresh_per_second=4) if is_live else nullcontext()
     with interruptible(), ending([process]), (folder / RUN_LOG).open("w", encoding="utf-8") as log, shown:
         printed = time.monotonic()
         for line in process.stdout:
@@ -318,14 +319,14 @@ def _execute(
             if view.running and line.startswith("    warning: "):  # the next line would replace it
                 console.say(f"{view.running.name}: {line.strip()}")
                 printed = time.monotonic()
-            if console.is_terminal:
+            if is_live:
                 continue
             if changed:
                 took = f" after {changed.seconds():.1f} s" if changed.ended else ""
                 source = f" from {changed.reused_from}" if changed.reused_from else ""
-                console.say(f"{changed.name}: {changed.state}{source}{took}")
+                console.progress(f"{changed.name}: {changed.state}{source}{took}")
             elif view.running and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
-                console.say(f"{view.running.name}: {view.running.line}")
+                console.progress(f"{view.running.name}: {view.running.line}")
             else:
                 continue
             printed = time.monotonic()

@@ -123,7 +123,7 @@ def search_space(manifest: Manifest, file: Path) -> Search:
     key = "training.search"
     if training.search is None:
         expected = "the keys to tune, such as {learning_rate: {low: 5.0e-5, high: 5.0e-4, log: true}}"
-        raise ManifestError([Fault(str(file), key, "nothing", expected, "See docs/tuning.md.")])
+        raise ManifestError([Fault(str(file), key, "nothing", expected, "See docs/how-to/tune.md.")])
     if unread := training.unread_dimensions:
         expected = "keys that training reads with its other settings"
         raise ManifestError([Fault(str(file), key, ", ".join(unread), expected, "Leave them out.")])
@@ -271,7 +271,7 @@ def _run_trials(
                     f"{trial.shown_score(job.metric):.4f}  {values}  {trial.seconds / 60:.1f} min"
                 )
                 is_best = trial == best_trial(trials)
-                console.say(styled("{}  [green](best)[/]", line) if is_best else line)
+                console.progress(styled("{}  [green](best)[/]", line) if is_best else line)
 
     _work(job, min(tuning.jobs, left), logs, lock, look, tuning.file.resolve().parent)
 

@@ -142,7 +142,7 @@ def read_schedules(path: Path) -> tuple[Schedule, ...]:
         cause = " ".join(str(error).split())
         raise UsageError(f"{path}: no schedules can be read from it ({cause}).") from None
     except ValidationError as error:
-        raise ManifestError(faults_of(str(path), error, "See docs/vertex.md.")) from None
+        raise ManifestError(faults_of(str(path), error, "See docs/how-to/run_on_vertex.md.")) from None
     folder = path.resolve().parent
     return tuple(
         one.model_copy(update={"manifest": str(folder / one.manifest)}) if one.manifest else one

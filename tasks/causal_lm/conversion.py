@@ -23,13 +23,15 @@ from transformers.cache_utils import DynamicCache
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision, describe
 from gauntlet.components.convert_to_onnx.export import ConversionError, FusedOps
 from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect, neighbour_effect
-from gauntlet.components.convert_to_onnx.subject import Parity, Subject
+from gauntlet.components.convert_to_onnx.subject import HeldOut, Parity, Subject
 from gauntlet.components.convert_to_onnx.timing import Batch, Contender
 from gauntlet.manifests.conversion import DECODER_CANDIDATES, Conversion
+from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.generation import Decoder, Floats, Tokens, pad_left, token_losses
+from gauntlet.serving.request_log import FEATURE
 from gauntlet.serving.texts import open_tokenizer
 from gauntlet.tasks.causal_lm import timing
 from gauntlet.tasks.causal_lm.decoder import (
@@ -42,6 +44,7 @@ from gauntlet.tasks.causal_lm.timing import NEW_TOKENS
 from gauntlet.tasks.causal_lm.training import ADAPTER_FOLDER, network_of
 from gauntlet.tasks.language.language_models import context_of
 from gauntlet.tasks.language.packing import TokenRow, TokenRows
+from gauntlet.trainer.splits import read_split
 
 PARITY_ROWS = 16
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
@@ -116,6 +119,16 @@ class DecoderSubject(Subject):
     def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """The adapters, if the model was trained with some."""
         return {path.name: path for path in sorted((self.checkpoint / ADAPTER_FOLDER).glob("*"))}
+
+    def held_out(self, split: SplitName, most: int) -> HeldOut:
+        """The questions of single turns, which are not answered: no column is made of an answer."""
+        prompts = read_split(self.splits, split)["prompt"].tolist()
+        before, after = self.record.frame or ("", "")
+        questions = [
+            prompts[at].removeprefix(before).removesuffix(after) for at in self.drawn(len(prompts), most)
+        ]
+        left_out = frozenset({"tokens", f"{FEATURE}most_answer_tokens"})
+        return HeldOut([[question] for question in questions], are_answered=False, left_out=left_out)
 
     @property
     def bundle_fields(self) -> Mapping[str, Any]:

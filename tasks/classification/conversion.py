@@ -31,9 +31,11 @@ from gauntlet.components.convert_to_onnx.scoring import (
     parity_batches,
     score,
 )
-from gauntlet.components.convert_to_onnx.subject import Parity, ScoredSubject
+from gauntlet.components.convert_to_onnx.subject import HeldOut, Parity, ScoredSubject
 from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.cpu import usable_cpus
+from gauntlet.serving.interface import Part
 from gauntlet.tasks.classification.metrics import Sets, number_sets, resample, single_sets
 from gauntlet.tasks.classification.scores import name_labels
 
@@ -61,6 +63,9 @@ class Rows(scoring.SplitRows, Protocol):
     def excerpt(self, row: int) -> Mapping[str, Any]:
         """What tables show of a row, with its number."""
 
+    def parts(self, row: int) -> Sequence[Part]:
+        """The parts of a row, as a server is given them."""
+
 
 @dataclass(frozen=True)
 class ClassifierSubject(ScoredSubject[AnyRows, "ClassScores"]):
@@ -70,6 +75,19 @@ class ClassifierSubject(ScoredSubject[AnyRows, "ClassScores"]):
     def truth(self) -> Sets:
         """The true classes of these rows, (N, C)."""
         return labels_of(self.rows.truth, len(self.rows.labels))
+
+    def held_out(self, split: SplitName, most: int) -> HeldOut:
+        """Rows and what the log should say of them: the class, or all classes in the order of the labels."""
+        rows = self.read_rows(split)
+        at = self.drawn(len(rows), most)
+        truth = labels_of(rows.truth[at], len(rows.labels))
+        names = [", ".join(rows.labels[c] for c in np.flatnonzero(of_row)) for of_row in truth]
+        return HeldOut([rows.parts(row) for row in at], names, self.span)
+
+    @property
+    def span(self) -> float | None:
+        """The difference of two labels that counts as a loss of 1; None if labels are no numbers."""
+        return None
 
     def scores(self, forward: Forward) -> ClassScores:
         """A model's scores of all rows."""

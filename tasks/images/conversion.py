@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image as Pillow
 
 from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_images
@@ -18,7 +20,7 @@ from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.images import PREPROCESSING_FILE, ImageInputs
-from gauntlet.serving.interface import Resize
+from gauntlet.serving.interface import Image, Part, Resize
 from gauntlet.tasks.classification.conversion import ClassifierSubject
 from gauntlet.tasks.images.data import Statistics
 from gauntlet.trainer.batching import Lengths
@@ -54,6 +56,19 @@ class ImageRows:
     def excerpt(self, row: int) -> Mapping[str, Any]:
         """Its row in the file."""
         return {"file_row": int(self.file_rows[row])}
+
+    def parts(self, row: int) -> Sequence[Part]:
+        """Each image as a file."""
+        images = self.images[row]
+        return [png_of(image) for image in images.reshape(-1, *images.shape[-3:])]
+
+
+def png_of(image: Image) -> bytes:
+    """An image (C, H, W) as a file, whose pixels are the same."""
+    picture = Pillow.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1))
+    file = BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def resize_file(graph: Graph, resize: Resize | None) -> Mapping[str, Path]:

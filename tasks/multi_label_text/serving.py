@@ -66,7 +66,7 @@ class MultiLabelModel(ScoringModel):
         both = np.stack([probabilities, 1 - probabilities])
         likely = both[both > 0]
         return {
-            "predicted": ", ".join(answer.content["labels"]),
+            "predicted": ", ".join(name for name in self.info.labels if name in answer.content["labels"]),
             "confidence": float(both.max(axis=0).min()),
             "entropy": float(-(likely * np.log(likely)).sum()),
             "energy": None if answer.logits is None else float(-np.logaddexp(0, answer.logits).sum()),

@@ -22,6 +22,12 @@ class GraderSubject(ImageSubject):
         return ImageRows(cards.images, cards.labels, cards.rows, self.record.labels, SIDES)
 
     @property
+    def span(self) -> float:
+        """The range of the grades."""
+        grades = [float(label) for label in self.record.labels]
+        return max(grades) - min(grades)
+
+    @property
     def signature(self) -> Signature:
         """Front and back in, the outputs of `Grading` out."""
         return replace(signature_of_images(self.record.input_shape, SIDES), outputs=Grading._fields)

@@ -2,8 +2,8 @@
 
     python -m gauntlet.tasks.ordinal_grading.synthetic_cards --out FOLDER --cards 2000 --seed 7
 
-writes JPEG files and a `splits.json` (`docs/card_grading.md`). The grade follows from the defects by
-`grade_of`: each point lost is a grade lost. A tenth of the cards are scanned twice, under the same
+writes JPEG files and a `splits.json` (`docs/explanation/card_grading.md`). The grade follows from the
+defects by `grade_of`: each point lost is a grade lost. A tenth of the cards are scanned twice, under the same
 certificate and in the same split.
 """
 

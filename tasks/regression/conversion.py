@@ -32,7 +32,7 @@ from gauntlet.components.convert_to_onnx.scoring import (
     parity_batches,
     score,
 )
-from gauntlet.components.convert_to_onnx.subject import Parity, ScoredSubject
+from gauntlet.components.convert_to_onnx.subject import HeldOut, Parity, ScoredSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.contracts.training import TrainingRecord
@@ -43,7 +43,7 @@ from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.images import ImageInputs
 from gauntlet.serving.texts import TextInputs
-from gauntlet.tasks.images.conversion import resize_file
+from gauntlet.tasks.images.conversion import png_of, resize_file
 from gauntlet.tasks.regression.data import Statistics
 from gauntlet.tasks.regression.metrics import half_width, measure, resample
 from gauntlet.tasks.regression.rows import NumberRows, are_images, read_rows
@@ -228,6 +228,18 @@ class NumberSubject(ScoredSubject[AskedRows, Scores]):
         if self.is_tokenized:
             inputs = TextInputs.open(self.checkpoint / TOKENIZER_FILE, self.record.max_length)
         return AskedRows(read_rows(self.splits, split), inputs)
+
+    def held_out(self, split: SplitName, most: int) -> HeldOut:
+        """Rows and their numbers; the range of those of the validation split counts as a loss of 1."""
+        rows = self.read_rows(split).split
+        at = self.drawn(len(rows), most)
+        parts = [[given if isinstance(given := rows.inputs[row], str) else png_of(given)] for row in at]
+        return HeldOut(parts, [str(number) for number in rows.targets[at]], self.span)
+
+    @cached_property
+    def span(self) -> float | None:
+        """The range of the validation split's numbers; None if they are all the same."""
+        return float(np.ptp(self.rows.split.targets)) or None
 
     @property
     def columns(self) -> int:

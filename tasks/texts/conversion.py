@@ -20,6 +20,7 @@ from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import STUDENT, CandidateName
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import TOKENIZER_FILE
+from gauntlet.serving.interface import Part
 from gauntlet.serving.texts import TextInputs
 from gauntlet.tasks.classification.conversion import ClassifierSubject, ClassScores
 from gauntlet.tasks.texts.training import Targets, class_indices
@@ -73,6 +74,10 @@ class TextRows:
     def excerpt(self, row: int) -> Mapping[str, Any]:
         """The beginning of the text."""
         return {"text": self.texts[row][:EXCERPT_CHARACTERS]}
+
+    def parts(self, row: int) -> Sequence[Part]:
+        """The text."""
+        return [self.texts[row]]
 
     def used_ids(self) -> frozenset[int]:
         """The token ids of all rows, padded as one batch."""

@@ -46,9 +46,11 @@ from gauntlet.components.validate_data.duplicates import (
     near_rows,
     outside_test,
     pair_in_words,
+    positions_in,
     split_codes,
     with_one_key,
 )
+from gauntlet.components.validate_data.memory import release_memory
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts import data as contract
 from gauntlet.contracts.document import Document
@@ -148,7 +150,8 @@ class ValueCheck:
         affected = rows.index[self.fails[rows.index]]
         examples = self._reasons(table, affected[:SHOWN_EXAMPLES], placed=True)
         if self.summary is not None and self.column is not None and len(affected):
-            examples = [*self.summary(rows.loc[affected, self.column]), *examples]
+            places = positions_in(rows.index, affected)
+            examples = [*self.summary(rows[self.column].iloc[places]), *examples]
         return Finding(affected, affected, examples, self.column, self._reasons)
 
     def _reasons(self, table: Any, rows: pd.Index[int], placed: bool = False) -> list[str]:
@@ -198,10 +201,12 @@ def check_texts(
     if missing and "time" in rows:
         times = parse_times(rows["time"].tolist(), table.places(rows.index), dataset.uri)
         rows = rows.assign(time=times)
-    pa.default_memory_pool().release_unused()
+    release_memory()
     checked.keys = keys = number_keys(table, rows.index)
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
+    release_memory()
     likeness = TextLikeness(keys.distinct, min(near, leaking))
+    release_memory()
     hashes = keys.hashes()
     names = named_by(likeness.groups(leaking), hashes)
     checked.groups = HashedGroups(hashes, names)
@@ -281,7 +286,7 @@ class TextFindings:
     def conflicts(self, rows: pd.DataFrame) -> Finding:
         """Rows whose text also has another label, in any split. None of these labels can be trusted."""
         conflicting = conflicting_rows(rows["number"].to_numpy(), rows["label"].cat.codes.to_numpy())
-        found = rows.loc[conflicting, ["number", "label"]]
+        found = rows[["number", "label"]][conflicting]
 
         def reasons(_: Any, some: pd.Index[int]) -> list[str]:
             numbers = found.loc[some, "number"]
@@ -300,7 +305,7 @@ class TextFindings:
         column: str | None = None,
     ) -> Finding:
         """What was found of rows with an equal key; `given` is the target of a row in words."""
-        numbers = rows.loc[affected, "number"]
+        numbers = rows["number"].iloc[positions_in(rows.index, affected)]
         examples, alike = [], []
         for one in with_one_key(affected, numbers.to_numpy()):
             shown = self._shown(rows, pd.Index(one.rows))
@@ -322,10 +327,13 @@ class TextFindings:
     def _shown(self, rows: pd.DataFrame, some: pd.Index[int]) -> pd.DataFrame:
         """Some of the rows that are left, each in its split, with an excerpt of the text and the key."""
         shown = self.table.read(some)
-        changed = rows.loc[some, ["split", "label"]].assign(
-            key=rows.loc[some, "number"], shown=[excerpt(text) for text in shown["text"]]
+        left = rows[["split", "label", "number"]].iloc[positions_in(rows.index, some)]
+        return shown.assign(
+            split=left["split"],
+            label=left["label"],
+            key=left["number"],
+            shown=[excerpt(text) for text in shown["text"]],
         )
-        return shown.assign(**changed)
 
     def exact(self, rows: pd.DataFrame) -> Finding:
         """Rows with the key and the label of an earlier row of their split."""
@@ -391,7 +399,7 @@ def check_tokens(checked: CheckedTable, table: TextRows, dataset: TextTable) -> 
     require_positions(files, name, most)
     counter = TokenCounter(files.tokenizer)
     rows = checked.rows.index
-    pieces = table.shelf.pieces_of(rows.to_numpy(np.int64))
+    pieces = table.shelf.pieces_of(rows.to_numpy())
     counts = in_order(lambda piece: counter.count(piece[1]["text"]), pieces)
     tokens, unknown = np.concatenate([np.zeros((2, 0), dtype=np.int32), *counts], axis=1)
     checked.rows = checked.rows.assign(tokens=tokens, unknown=unknown)
@@ -408,6 +416,7 @@ def check_tokens(checked: CheckedTable, table: TextRows, dataset: TextTable) -> 
         checks.context_length,
         lambda rows: find_cut(rows, table, framing, most, files.positions),
     )
+    checked.rows = checked.rows.drop(columns=["tokens", "unknown"])
 
 
 class TokenCounter:
@@ -641,7 +650,9 @@ def describe_texts(checked: CheckedTexts) -> dict[str, Any]:
     """`rows` and the fields of `TextStatistics`, of the rows that the checks left."""
     rows = checked.rows
     codes, lengths, numbers = split_codes(rows), rows["length"].to_numpy(), rows["number"].to_numpy()
+    release_memory()
     words = count_words(checked.keys.distinct, numbers[codes == SPLITS.index("train")])
+    release_memory()
     return {
         "rows": {split: int((codes == code).sum()) for code, split in enumerate(SPLITS)},
         "text_length": {split: describe_lengths(lengths[codes == code]) for code, split in enumerate(SPLITS)},
@@ -652,17 +663,19 @@ def describe_texts(checked: CheckedTexts) -> dict[str, Any]:
 
 def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
     """Each `word` (`all_words`) of the keys of some rows, by the numbers of their keys, and its `count`."""
-    weights = np.bincount(numbers, minlength=len(keys))
+    weights = np.zeros(len(keys), dtype=np.int32)
+    np.add.at(weights, numbers, 1)
     numbered = NumberedWords()
     counts = np.zeros(0)
 
-    def counted(piece: tuple[slice, pl.DataFrame]) -> npt.NDArray[np.float64]:
-        split = piece[1]["key"].str.split(" ")
-        of_keys = np.repeat(weights[used[piece[0]]], split.list.len().to_numpy())
-        return np.bincount(numbered.of(split.explode()), of_keys).astype(np.float64)
+    def counted(piece: tuple[int, pl.DataFrame]) -> npt.NDArray[np.float64]:
+        start, table = piece
+        of_keys = weights[start : start + len(table)]
+        split = table["key"].filter(pl.Series(of_keys > 0)).str.split(" ")
+        of_words = np.repeat(of_keys[of_keys > 0], split.list.len().to_numpy())
+        return np.bincount(numbered.of(split.explode()), of_words).astype(np.float64)
 
-    used = np.flatnonzero(weights)
-    for of_piece in in_order(counted, keys.pieces_of(used)):
+    for of_piece in in_order(counted, keys.pieces()):
         fewer, counts = sorted((counts, of_piece), key=len)
         counts[: len(fewer)] += fewer
     found = np.flatnonzero(counts).astype(np.uint32)
@@ -696,10 +709,9 @@ def describe_lengths(lengths: Numbers) -> LengthStatistics:
 
 def split_pieces(checked: CheckedTexts, split: SplitName) -> Iterator[tuple[pl.Series, pd.DataFrame]]:
     """The texts of a split, piece by piece, and its rows in memory."""
-    positions = np.flatnonzero(split_codes(checked.rows) == SPLITS.index(split))
-    numbers = checked.rows.index.to_numpy(np.int64)[positions]
-    for place, piece in checked.table.shelf.pieces_of(numbers):
-        yield piece["text"], checked.rows.iloc[positions[place]]
+    of_split = split_codes(checked.rows) == SPLITS.index(split)
+    for places, piece in checked.table.shelf.pieces_of(checked.rows.index.to_numpy(), of_split):
+        yield piece["text"], checked.rows.iloc[places]
 
 
 def split_content(

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from gauntlet.components.validate_data.carving import Hashes, hashes_of
 from gauntlet.components.validate_data.columns import are_faulty, normalise_all
+from gauntlet.components.validate_data.duplicates import Flags, Numbers
 from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import find_fault, repair
 from gauntlet.manifests.dataset import SPLITS, SplitName
@@ -92,10 +93,19 @@ class Shelf:
         for at, start in enumerate(self._starts[:-1]):
             yield start, self._piece(at)
 
-    def pieces_of(self, numbers: Ints) -> Iterator[tuple[slice, pl.DataFrame]]:
-        """The rows with these ascending numbers in pieces, and where each piece lies among the numbers."""
+    def pieces_of(
+        self, numbers: Numbers, some: Flags | None = None
+    ) -> Iterator[tuple[Numbers, pl.DataFrame]]:
+        """The rows with these ascending numbers in pieces, and the places of each piece among the numbers.
+
+        `some` says which of the numbers are meant; by default all are.
+        """
         for at, place in self._places(numbers):
-            yield place, self._piece(at)[numbers[place] - self._starts[at]]
+            places = np.arange(place.start, place.stop)
+            if some is not None:
+                places = places[some[place]]
+            if len(places):
+                yield places, self._piece(at)[numbers[places].astype(np.int64) - self._starts[at]]
 
     def take(self, numbers: Ints) -> pl.DataFrame:
         """The rows with these numbers, in their order."""
@@ -112,9 +122,9 @@ class Shelf:
         for _, piece in self.pieces():
             yield piece.to_series().to_arrow().cast(pa.large_string())
 
-    def _places(self, numbers: Ints) -> Iterator[tuple[int, slice]]:
+    def _places(self, numbers: Numbers) -> Iterator[tuple[int, slice]]:
         """The pieces that have some of these ascending numbers, and where these lie among all."""
-        ends = np.searchsorted(numbers, self._starts).tolist()
+        ends = np.searchsorted(numbers, np.array(self._starts, numbers.dtype)).tolist()
         for at, (start, end) in enumerate(pairwise(ends)):
             if end > start:
                 yield at, slice(start, end)
@@ -187,7 +197,7 @@ class TextRows:
 
     def read(self, rows: pd.Index[int]) -> pd.DataFrame:
         """All columns of some rows."""
-        small = self.small.loc[rows]
+        small = self.small.iloc[rows.to_numpy(np.int64)].set_axis(rows)
         found = self.shelf.take(rows.to_numpy(np.int64))
         texts, faults = found["text"].to_list(), found["fault"].to_list()
         for at in np.flatnonzero(small["faulty"]).tolist():
@@ -328,7 +338,8 @@ class RowsCollector:
             name: _coded(values, codes[name]) if name in codes else values for name, values in parts.items()
         }
         small["split"] = pd.Categorical.from_codes(splits, dtype=SPLIT)
-        return TextRows(pd.DataFrame(small), self._shelf, lines, self._files)
+        numbers = np.arange(len(lines), dtype=np.int32)
+        return TextRows(pd.DataFrame(small, index=pd.Index(numbers)), self._shelf, lines, self._files)
 
 
 def _coded(codes: npt.NDArray[Any], values: Sequence[Any]) -> pd.Categorical[Any]:
@@ -361,11 +372,11 @@ def number_keys(table: TextRows, rows: pd.Index[int]) -> Keys:
     """The keys of some rows, in ascending order, which all have a text."""
     every, prints = Shelf("key"), [np.empty((0, 2), dtype=np.uint64)]
 
-    def read(piece: tuple[slice, pl.DataFrame]) -> tuple[pl.Series, npt.NDArray[np.uint64]]:
+    def read(piece: tuple[Numbers, pl.DataFrame]) -> tuple[pl.Series, npt.NDArray[np.uint64]]:
         keys = normalise_all(piece[1]["text"])
         return keys, np.column_stack([keys.hash(seed).to_numpy() for seed in range(2)])
 
-    for keys, of_piece in in_order(read, table.shelf.pieces_of(rows.to_numpy(np.int64))):
+    for keys, of_piece in in_order(read, table.shelf.pieces_of(rows.to_numpy())):
         every.add(keys)
         prints.append(of_piece)
     numbers, first = _numbered(prints)

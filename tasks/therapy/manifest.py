@@ -1,6 +1,6 @@
 """What the sections `evaluation` and `gates` have for models that hold therapeutic conversations.
 
-What the figures measure: docs/therapy_evaluation.md.
+What the figures measure: docs/explanation/therapy_evaluation.md.
 """
 
 from __future__ import annotations

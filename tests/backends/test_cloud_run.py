@@ -10,7 +10,7 @@ import pytest
 from google.cloud import run_v2
 
 from gauntlet.backends.deployment import Assignment, ConflictError, Release, Service, Shadow
-from gauntlet.backends.google import calls, cloud_run, request_counts
+from gauntlet.backends.google import calls, cloud_run
 from gauntlet.backends.google.cloud_run import CloudRunDeployment
 from gauntlet.manifests.errors import GauntletError, UsageError
 from tests.fakes.cloud import FakeCloud
@@ -237,7 +237,7 @@ def test_evidence_counts_whole_minutes_of_each_revision_by_status(
     deployment = both()
     found = deployment.shift({"a" * 12: 90, "b" * 12: 10}, serving(deployment).etag)
     assert deployment.evidence().arms["b" * 12].requests == 0
-    monkeypatch.setattr(request_counts, "SECONDS_HIDDEN", -240)  # as if 4 minutes later
+    monkeypatch.setattr(cloud_run, "SECONDS_HIDDEN", -240)  # as if 4 minutes later
     start = datetime.now(UTC) + timedelta(seconds=1)
     prefix, kind = "run.googleapis.com/", "cloud_run_revision"
     *_, last = cloud.api.requests("UpdateService")

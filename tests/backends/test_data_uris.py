@@ -209,6 +209,17 @@ def test_a_redirect_on_the_host_that_the_manifest_names_is_followed(listener: Li
     assert storage.read_bytes(f"{listener.url}/to?{listener.url}/data.csv") == b"secret"
 
 
+def test_data_are_read_through_the_proxy_of_the_environment(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", listener.url)
+    monkeypatch.setenv("no_proxy", "inner.example")
+    assert storage.read_bytes("http://data.example/a.csv") == b"secret"
+    assert "http://data.example/a.csv" in listener.asked
+    with pytest.raises(GauntletError, match="cannot be reached"):
+        storage.read_bytes("http://inner.example/a.csv")
+
+
 def test_a_pipe_in_a_folder_of_data_does_not_make_reading_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.csv")
     with pytest.raises(UsageError, match="a device or a pipe, expected a file"):

@@ -173,6 +173,38 @@ def test_an_assignment_sends_requests_without_its_header_to_the_control(
     assert {ask(target, X_User=str(number))[2] for number in range(40)} == {first.id, second.id}
 
 
+def test_an_ab_test_notes_the_variant_of_each_request_under_the_id_that_the_answer_has(
+    target: LocalDeployment, two: tuple[Revision, Revision]
+) -> None:
+    first, second = two
+    assignment = Assignment("noted", "salt", "X-User", "")
+    target.shift({first.id: 50, second.id: 50}, served(target).etag, None, assignment)
+    keys = ["", *(f"u{number % 12}" for number in range(36))]
+    answers = [ask(target, X_User=key, X_Gauntlet_Event=f"id{at}") for at, key in enumerate(keys)]
+    own = [ask(target) for _ in range(24)]
+    assert {bundle for *_, bundle in own} == {first.id, second.id}  # at random
+    target.ask(first.id, GOOD)  # of one revision, which is not in the test
+
+    def written() -> list[list[str]] | None:
+        path = target.gateway.assignments("noted")
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [line.split(",") for line in lines] if len(lines) > len(keys) + len(own) else None
+
+    head, *rows = until(written)
+    assert head == ["request_id", "time", "revision", "unit"]
+    assert len(rows) == len(keys) + len(own)
+    found = [(row[0], row[2]) for row in rows]
+    answered = [(one["metadata"]["event"], bundle) for _, one, bundle in (*answers, *own)]
+    assert found == answered
+    units = {
+        key: {(row[2], row[3]) for row, one in zip(rows, keys, strict=False) if one == key} for key in keys
+    }
+    assert units.pop("") == {(found[0][1], "")}  # an empty key is none
+    assert {len(one) for one in units.values()} == {1}  # a key is one unit, of one variant
+    assert len({unit for one in units.values() for _, unit in one}) == 12
+    assert {row[3] for row in rows[len(keys) :]} == {""}
+
+
 def test_a_shift_is_refused_if_the_weights_were_changed_or_are_wrong(
     target: LocalDeployment, two: tuple[Revision, Revision]
 ) -> None:

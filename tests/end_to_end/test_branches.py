@@ -109,8 +109,10 @@ def test_data_with_rows_shared_by_two_splits_stops_before_training(
 
 def test_a_manual_promotion_leaves_the_champion_alone(make_system: Callable[..., System]) -> None:
     system = make_system()
-    passed = system.run("registration.promotion=manual")
+    passed = system.gauntlet("run", str(system.manifest), "--quiet", "--set", "registration.promotion=manual")
     assert passed.returncode == 0, passed.stdout
+    assert "train-model" not in passed.stdout
+    assert "report: " in passed.stdout
     assert champion(system) is None
     assert "challenger" in system.gauntlet("registry").stdout
     assert system.gauntlet("predict", "sunny").returncode == 2

@@ -26,6 +26,7 @@ from tests.fakes.google_api import GoogleApi
 from tests.fakes.monitoring import MetricService
 from tests.fakes.project import CloudQuotas, Logging, Projects
 from tests.fakes.resources import Resources
+from tests.fakes.vertex_endpoints import EndpointService, Operations
 from tests.fakes.vertex_jobs import JobService
 from tests.fakes.vertex_metadata import MetadataService
 from tests.fakes.vertex_models import ModelService
@@ -34,6 +35,7 @@ from tests.fakes.vertex_tensorboard import TensorboardService
 from tests.fakes.web import Web
 
 CLOSED_PORT = 1
+DEDICATED = "europe-west4-1.prediction.vertexai.goog"
 
 
 class Trust:
@@ -73,6 +75,7 @@ class FakeCloud:
         self.bigquery = BigQuery()
         self.projects, self.quotas, self.logging = Projects(), CloudQuotas(self.LOCATION), Logging()
         self.cloud_run, self.monitoring = CloudRun(), MetricService()
+        self.endpoints = EndpointService()
         services = {
             "MetadataService": self.metadata,
             "ModelService": self.models,
@@ -86,16 +89,20 @@ class FakeCloud:
             "BigQueryRead": self.bigquery,
             "Services": self.cloud_run,
             "Revisions": self.cloud_run,
-            "Operations": self.cloud_run,
+            "EndpointService": self.endpoints,
+            "PredictionService": self.endpoints,
+            "Operations": Operations(self.endpoints, self.cloud_run),
             "MetricService": self.monitoring,
         }
         messages = (
             aiplatform_v1, iam_policy_pb2, cloudquotas_v1, logging_messages, bigquery_messages, run_v2,
             monitoring_v3, operations_pb2,
         )  # fmt: skip
-        certificate = trust.authority.issue_cert("*.googleapis.com", "*.pkg.dev", "*.a.run.app")
+        certificate = trust.authority.issue_cert(
+            "*.googleapis.com", "*.pkg.dev", "*.a.run.app", f"*.{DEDICATED}"
+        )
         self.api = GoogleApi(messages, services, certificate, (self.LOCATION, "global", "eu"))
-        self.web = Web(self.bucket, self.bigquery, self.cloud_run, certificate)
+        self.web = Web(self.bucket, self.bigquery, self.cloud_run, self.endpoints, certificate)
         vertex = {
             self.LOCATION: self.api.port,
             self.LOCATION_THAT_REFUSES: CLOSED_PORT,
@@ -111,7 +118,9 @@ class FakeCloud:
             "monitoring",
         ):
             ports[f"{service}.googleapis.com"] = self.api.port
-        ports |= dict.fromkeys((*Web.HOSTS, Web.REPOSITORY_HOST, "*.a.run.app"), self.web.server_port)
+        ports |= dict.fromkeys(
+            (*Web.HOSTS, Web.REPOSITORY_HOST, "*.a.run.app", f"*.{DEDICATED}"), self.web.server_port
+        )
         # google-auth asks it, on a thread of its own, where an account may work; no answer is any place.
         ports["iamcredentials.googleapis.com"] = CLOSED_PORT
         self.proxy = ConnectProxy(ports)

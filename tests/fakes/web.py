@@ -18,6 +18,7 @@ import yaml
 from tests.fakes.bigquery import BigQuery
 from tests.fakes.bucket import Bucket
 from tests.fakes.cloud_run import CloudRun
+from tests.fakes.vertex_endpoints import EndpointService
 
 REPOSITORY = "https://europe-west4-kfp.pkg.dev/demo/templates"
 PACKAGES = "/v1/projects/demo/locations/europe-west4/repositories/templates/packages/"
@@ -44,13 +45,19 @@ class Web(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, bucket: Bucket, bigquery: BigQuery, cloud_run: CloudRun, certificate: trustme.LeafCert
+        self,
+        bucket: Bucket,
+        bigquery: BigQuery,
+        cloud_run: CloudRun,
+        endpoints: EndpointService,
+        certificate: trustme.LeafCert,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Hosts)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.bucket, self.bigquery, self.cloud_run = bucket, bigquery, cloud_run
+        self.endpoints = endpoints
         self.templates: dict[tuple[str, str], bytes] = {}
         self.tags: dict[tuple[str, str], str] = {}
         self.images: set[str] = set()
@@ -144,6 +151,9 @@ class _Hosts(BaseHTTPRequestHandler):
                 self.headers["Host"], self.path, self.headers["Authorization"]
             )
             self._send(said[0], said[2], said[1])
+        elif self.headers["Host"].endswith(".prediction.vertexai.goog"):
+            path = urlsplit(self.path).path
+            self._send(*self.server.endpoints.answer(self.headers["Host"], path, body))
         elif self.path.startswith("/bigquery/"):
             self._send(*self.server.bigquery.answer("POST", urlsplit(self.path).path, body))
         elif self.headers["Host"] == Web.REPOSITORY_HOST and self.path == "/demo/templates":

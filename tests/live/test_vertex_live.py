@@ -1,4 +1,5 @@
-"""On Google Cloud itself, for who has a project: `pytest -m live` with the variables of docs/vertex.md set.
+"""On Google Cloud itself, for who has a project: `pytest -m live`, with the variables of
+docs/how-to/run_on_vertex.md set.
 
 The authors had none, so these were never run.
 """

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from gauntlet.backends.factory import open_registry
-from gauntlet.pipelines.cli import main
+from gauntlet.pipelines.cli import app, main
 from gauntlet.pipelines.home import Home
 from gauntlet.serving.bundle import BundleInfo, write_bundle
 
@@ -366,3 +370,22 @@ def test_logs_prints_the_steps_of_a_run_on_this_machine(
     assert printed(run) == "validate-data: read 5 rows [b]\ntrain-model: epoch 1\ntrain-model: epoch 2\n"
     assert printed("latest", "--step", "train-model") == "train-model: epoch 1\ntrain-model: epoch 2\n"
     assert "gate-model did not start" in printed("--step", "gate-model")
+
+
+def every_command() -> list[tuple[str, Any]]:
+    found = []
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found += [(name, command)] if inner is None else [(f"{name} {one}", inner[one]) for one in inner]
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), every_command())
+def test_the_help_of_each_command_has_an_example_that_can_be_parsed(name: str, command: Any) -> None:
+    [example] = re.findall(r"Example: `gauntlet ([^`]*)`", " ".join((command.help or "").split()))
+    assert example == name or example.startswith(name + " ")
+    words = shlex.split(example.removeprefix(name))
+    environment = [one.name for one in command.params if one.envvar and one.required]
+    for needed in environment:  # project, region and root, which the environment has
+        words += [f"--{str(needed).replace('_', '-').removesuffix('-uri')}", "x"]
+    command.make_context(name, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -12,8 +13,8 @@ from typer.testing import CliRunner
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli import app
-from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.local.pruning import freed_bytes, old_cache, old_runs
+from gauntlet.pipelines.home import Home, most_bytes
+from gauntlet.pipelines.local.pruning import disk_bytes, freed_bytes, old_cache, old_runs, over_bound
 from gauntlet.pipelines.local.step_cache import StepCache
 from tests.pipelines.test_step_cache import call, execute
 
@@ -89,3 +90,34 @@ def test_an_old_entry_of_the_cache_goes_with_its_files_and_a_new_ones_files_stay
 @pytest.mark.parametrize("command", ["runs", "registry", "prune"])
 def test_an_empty_list_says_where_it_was_looked_for(own_home: Path, command: str) -> None:
     assert str(own_home) in CliRunner().invoke(app, [command]).output.replace("\n", "")
+
+
+def test_a_bound_removes_the_oldest_runs_and_keeps_the_newest_of_each_system(
+    home: Home,
+) -> None:
+    newest, second, oldest = [name for name in names(home) if name.startswith("moods")]
+    assert 9_000_000 < disk_bytes(home) < 9_100_000  # four files of 3 MB, two of which are one
+    assert over_bound(home, 9_100_000) == []
+    # without the oldest nothing is free, since the second has the same file
+    assert [one.name for one in over_bound(home, 8_000_000)] == [oldest, second]
+    assert [one.name for one in over_bound(home, 1)] == [oldest, second]
+    assert newest in names(home)
+
+
+@pytest.mark.parametrize("said", ["much", "0", "-3", "nan", "inf"])
+def test_a_bound_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME_GB", said)
+    with pytest.raises(UsageError, match=f"GAUNTLET_HOME_GB: found '{said}', expected a number of gigabytes"):
+        most_bytes()
+
+
+def test_runs_shows_what_each_takes_and_what_all_take(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME_GB", "1.5")
+    shown = CliRunner().invoke(app, ["runs"]).output
+    assert shown.count("3.0") == 4
+    assert "take 9.0 MB; of 1.5 GB that GAUNTLET_HOME_GB allows" in " ".join(shown.split())
+    assert [json.loads(line)["bytes"] // 1_000_000 for line in ask_json(["runs"])] == [3, 3, 3, 3]
+
+
+def ask_json(command: list[str]) -> list[str]:
+    return CliRunner().invoke(app, [*command, "--json"]).output.splitlines()

@@ -41,7 +41,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(0)
     texts = [" ".join(draw.choice(WORDS, size=draw.integers(1, 20))) for _ in range(120)]
     frame = pd.DataFrame({"text": texts, "label": draw.integers(0, 3, 120), "row": range(120)})
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
         frame.to_parquet(folder / f"{split}.parquet")
     return folder
 

@@ -63,6 +63,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [" ".join(draw.choice(WORDS, size=draw.integers(1, 25))) for _ in range(ROWS)]
     frame = pd.DataFrame({"text": texts, "label": draw.integers(0, 3, ROWS), "row": range(ROWS)})
     frame.to_parquet(folder / "validation.parquet")
+    frame.sample(frac=1, random_state=1).to_parquet(folder / "test.parquet")
     frame[::2].to_parquet(folder / "train.parquet")
     return folder
 

@@ -8,13 +8,13 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from gauntlet.components.detect_drift.harm import (
+    calibrated,
     calibration_error,
     detect_harm,
     detector,
     estimate,
-    fit_temperature,
+    fit_calibration,
     shifted_priors,
-    tempered,
     upper_error,
 )
 
@@ -71,8 +71,8 @@ def test_calibrated_probabilities_estimate_accuracy_and_macro_f1() -> None:
 
 def test_the_temperature_of_overconfident_probabilities_is_found() -> None:
     probabilities, labels = _drawn(8_000, 4)
-    overconfident = tempered(probabilities, 0.5)
-    assert fit_temperature(overconfident, labels) == pytest.approx(2.0, rel=0.06)
+    overconfident = calibrated(probabilities, 0.5)
+    assert fit_calibration(overconfident, labels)[0] == pytest.approx(2.0, rel=0.06)
     right = probabilities.argmax(1) == labels
     assert calibration_error(probabilities.max(1), right) < 0.02
     assert calibration_error(overconfident.max(1), right) > 0.08

@@ -55,6 +55,8 @@ def test_a_good_answer_scores_over_a_bad_one_in_every_pair() -> None:
 
 
 def test_the_documentation_has_the_table_of_today() -> None:
-    page = (Path(__file__).parents[4] / "docs" / "therapy_evaluation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "explanation/therapy_evaluation.md").read_text(
+        encoding="utf-8"
+    )
 
     assert "\n".join(table()) in page
