@@ -131,7 +131,7 @@ def test_each_fault_is_found_at_a_tenth_of_the_requests(deployed: Deployed) -> N
         seconds = (at["undo"] - (shifted[0] if shifted else at["start"])).total_seconds()
         rows.append(
             (name, f"{most} %", f"{seconds:.0f}", f"{took:.0f}", load.answered[bundle], load.requests,
-             load.failures, load.outcome.statuses["wrong answer"], rollout.why[:90])
+             load.failures, load.outcome.statuses["wrong answer"], rollout.why.rpartition("/")[2][:100])
         )  # fmt: skip
         wrong = {bundle: load.answered[bundle]} if name == "answers wrongly" else {}
         faults += [
