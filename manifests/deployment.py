@@ -45,10 +45,20 @@ class Tolerance(Section):
 
 
 class LocalTarget(Section):
-    """Where the gateway on this machine listens."""
+    """Where the gateway on this machine listens, and what the version's server logs.
+
+    Attributes:
+        request_log: The folder of the request log, `/FOLDER` or `gs://BUCKET/FOLDER`. Without it a version
+            logs as the one before it does.
+        sample_rate: The share of rows in it.
+        store: What it has of a row; see `gauntlet serve`.
+    """
 
     host: str = Field("127.0.0.1", min_length=1)
     port: Port = 8080
+    request_log: str | None = Field(None, pattern=r"^(/|gs://)")
+    sample_rate: float = Field(1.0, gt=0, le=1)
+    store: Literal["full", "features", "nothing"] = "features"
 
 
 class CloudRunTarget(Section):

@@ -74,6 +74,8 @@ GATHER_SECONDS = 0.25
 PART_SECONDS, PART_ROWS, CHUNK_ROWS = 60.0, 10_000, 256
 """How long rows wait for a file to be whole, and how many it has; so many are encoded at once."""
 TRIES = 3
+CLOSING_SECONDS = 3.0
+"""How long the last file may take when a server ends."""
 
 
 def keyed_hash(key: str, text: str, size: int = 16) -> bytes:
@@ -177,7 +179,7 @@ class RequestLog:
         self._added[:] = after
         self._waiting.append((event, kept, size))
 
-    def close(self, timeout: float = 1.0) -> None:
+    def close(self, timeout: float = CLOSING_SECONDS) -> None:
         """Write what waits, for a while."""
         self._closing.set()
         self._thread.join(timeout)

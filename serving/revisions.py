@@ -15,12 +15,13 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -31,7 +32,7 @@ import uvloop
 
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.gateway import Client, Counts, Gateway, Request, Service, Split, Target
-from gauntlet.serving.settings import Settings
+from gauntlet.serving.settings import LOG_KEY, Settings
 from gauntlet.serving.supervisor import (
     BACKLOG,
     DRAIN,
@@ -51,12 +52,16 @@ ASSIGNMENTS, ASSIGNMENTS_HEAD, MOST_ASSIGNED = "assignments", "request_id,time,r
 """The folder with a table of the requests of each A/B test, and how many bytes a table may have."""
 SHOWN = 12
 SWEEP_SECONDS = 1.0
-DRAIN_SECONDS, END_SECONDS = 60.0, 12.0
+DRAIN_SECONDS, END_SECONDS = 60.0, 15.0
 """How long the requests of a revision that is stopped may take, and then its server to end."""
 MOST_GROWTH, MORE_MEMORY = 2, 2**30
 """A server may take so many times the memory that it had when it was ready, and so many bytes more."""
 MOST_SAID = 65_536
 ADMIN_MODE = 0o600
+
+
+SAVED = ("id", "version", "bundle_sha256", "folder", "since", "log")
+"""What `state.json` has of a revision."""
 
 
 class Conflict(Exception):
@@ -65,7 +70,10 @@ class Conflict(Exception):
 
 @dataclass
 class Revision:
-    """A revision and its server process. See `backends.deployment.Revision`."""
+    """A revision and its server process. See `backends.deployment.Revision`.
+
+    `log` are the settings of its request log, `settings.LOG_SETTINGS` by name; empty without one.
+    """
 
     id: str
     version: str
@@ -74,6 +82,7 @@ class Revision:
     since: str
     target: Target
     listening: socket.socket
+    log: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     restarts: int = 0
     memory: int = 0
@@ -88,8 +97,7 @@ class Revision:
 
     def saved(self) -> dict[str, Any]:
         """What `state.json` has of it."""
-        names = ("id", "version", "bundle_sha256", "folder", "since")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in SAVED}
 
 
 class Control:
@@ -105,6 +113,7 @@ class Control:
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._counted = b""
+        self._key = os.environ.get(LOG_KEY) or secrets.token_hex(32)
 
     # What the admin socket is asked for.
 
@@ -150,8 +159,14 @@ class Control:
         weights = {name: weight for name, weight in split.weights.items() if weight}
         return {"etag": split.etag, "weights": weights, "arms": arms, "pairs": split.pairs}
 
-    async def start(self, model: str, version: str, bundle_sha256: str, folder: str) -> dict[str, Any]:
-        """Start a server for a bundle, or find the one that there is."""
+    async def start(
+        self, model: str, version: str, bundle_sha256: str, folder: str, log: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Start a server for a bundle, or find the one that there is.
+
+        `log` are the settings of its request log; None takes those of the model's newest revision.
+        """
+        Settings(**(log or {}))  # refuses what a server would
         async with self._lock:
             name = bundle_sha256[:SHOWN]
             before = self.revisions.get(model, {}).get(name)
@@ -159,9 +174,11 @@ class Control:
                 if not (Path(folder) / "bundle.json").is_file():
                     raise UsageError(f"{folder}: found no bundle.json, expected the folder of a bundle.")
                 since = _now() if before is None else before.since
-                saved = self._content(adding=(model, name, version, bundle_sha256, folder, since))
-                await self._save(saved)
-                self._add(model, name, version, bundle_sha256, folder, since)
+                if log is None:
+                    log = next((one.log for one in reversed(self.revisions.get(model, {}).values())), {})
+                row = dict(zip(SAVED, (name, version, bundle_sha256, folder, since, log), strict=True))
+                await self._save(self._content(adding=(model, row)))
+                self._add(model, row)
             found = await self.service(model)
             assert found is not None
             return next(one for one in found["revisions"] if one["id"] == name)
@@ -233,7 +250,7 @@ class Control:
 
     # The state file.
 
-    def _content(self, adding: tuple[str, ...] | None = None) -> dict[str, Any]:
+    def _content(self, adding: tuple[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
         host, port = self.address
         models: dict[str, Any] = {}
         for model, service in self.gateway.services.items():
@@ -247,8 +264,7 @@ class Control:
                 "assignment": split.assignment,
             }
         if adding is not None:
-            model, *values = adding
-            one = dict(zip(("id", "version", "bundle_sha256", "folder", "since"), values, strict=True))
+            model, one = adding
             empty: dict[str, Any] = {
                 "revisions": [],
                 "weights": {},
@@ -257,7 +273,7 @@ class Control:
                 "assignment": None,
             }
             rows = models.setdefault(model, empty)["revisions"]
-            rows[:] = [row for row in rows if row["id"] != one["id"]] + [one]
+            rows[:] = [*(row for row in rows if row["id"] != one["id"]), one]
         return {"host": host, "port": port, "models": models}
 
     async def _save(self, content: Mapping[str, Any]) -> None:
@@ -299,15 +315,14 @@ class Control:
         for name, at in since.items():
             own[name].since = at
 
-    def restore(self, content: Mapping[str, Any]) -> None:
-        """Start the servers of a state that was saved."""
+    def restore(self, content: Mapping[str, Any], log: Mapping[str, Any] | None) -> None:
+        """Start the servers of a state that was saved; `log` replaces the settings of their request logs."""
         counts: dict[str, Any] = {}
         with suppress(OSError, ValueError):
             counts = json.loads((self.folder / COUNTS_FILE).read_text())
         for model, saved in content["models"].items():
             for row in saved["revisions"]:
-                values = (row["id"], row["version"], row["bundle_sha256"], row["folder"], row["since"])
-                self._add(model, *values)
+                self._add(model, row if log is None else {**row, "log": log})
             if model not in self.gateway.services:
                 continue
             split = Split(saved["weights"], saved["etag"], saved["shadow"], saved["assignment"])
@@ -360,20 +375,19 @@ class Control:
             raise UsageError(f"{model}: is not served here; served are {known}.")
         return found
 
-    def _add(self, model: str, name: str, version: str, sha256: str, folder: str, since: str) -> None:
+    def _add(self, model: str, row: Mapping[str, Any]) -> None:
         self._number += 1
         path = f"{self._at}/{self._number}.sock"
         Path(path).unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(path)
         listening.listen(BACKLOG)
-        target = Target(name, path)
+        one = Revision(target=Target(row["id"], path), listening=listening, **row)
         if model not in self.gateway.services:
             self.gateway.services[model] = Service(model, Split({}, "0"))
             self.revisions[model] = {}
         service = self.gateway.services[model]
-        one = Revision(name, version, sha256, folder, since, target, listening)
-        self.revisions[model][name], service.targets[name] = one, target
+        self.revisions[model][one.id], service.targets[one.id] = one, one.target
         one.task = self._spawn(self._run(model, one))
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
@@ -429,8 +443,12 @@ class Control:
             with of_server:
                 source = Source(Path(one.folder), model, one.version, one.bundle_sha256)
                 handed = (one.listening.fileno(), of_server.fileno())
-                job = Job([source], self.settings, *handed, restarts=one.restarts)
-                environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+                job = Job([source], replace(self.settings, **one.log), *handed, restarts=one.restarts)
+                environment = {
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                    "PYTHONSAFEPATH": "1",
+                    LOG_KEY: self._key,
+                }
                 one.process = process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", SERVER, job.to_json(),
                     pass_fds=handed, env=os.environ | environment, stdin=subprocess.DEVNULL, stderr=said,
@@ -548,12 +566,16 @@ class Admin(Client):
 def write_file(path: Path, data: bytes, *, is_synced: bool = True) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        if is_synced:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     if is_synced:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -567,7 +589,8 @@ def _now() -> str:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a full disk, where the log of the gateway is
+        print(message, file=sys.stderr, flush=True)
 
 
 def _last_line(said: str) -> str:
@@ -627,8 +650,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     return content
 
 
-def run(folder: Path, host: str | None, port: int | None, settings: Settings) -> None:
+def run(
+    folder: Path, host: str | None, port: int | None, settings: Settings, log: Mapping[str, Any] | None = None
+) -> None:
     """Be the gateway of a folder until SIGTERM or SIGINT, or until the admin socket is told to end.
+
+    `log` replaces the settings of the request logs of all servers, by name; an empty one ends the logs.
 
     Raises:
         UsageError: There is one already, or the address cannot be used.
@@ -645,18 +672,24 @@ def run(folder: Path, host: str | None, port: int | None, settings: Settings) ->
                 "Choose another with --port."
             ) from None
         with listening:
-            uvloop.run(_run(folder, listening, saved, settings))
+            uvloop.run(_run(folder, listening, saved, settings, log))
     finally:
         os.close(lock)
 
 
-async def _run(folder: Path, listening: socket.socket, saved: Mapping[str, Any], settings: Settings) -> None:
+async def _run(
+    folder: Path,
+    listening: socket.socket,
+    saved: Mapping[str, Any],
+    settings: Settings,
+    log: Mapping[str, Any] | None,
+) -> None:
     loop = asyncio.get_running_loop()
     gateway = Gateway()
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     control = Control(folder, descriptor, gateway, settings)
     control.address = listening.getsockname()[:2]
-    control.restore(saved)
+    control.restore(saved, log)
     await control._save(control._content())
     path = f"/proc/self/fd/{descriptor}/{ADMIN_SOCKET}"
     Path(path).unlink(missing_ok=True)
@@ -700,9 +733,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--port", type=int, metavar="PORT", help="Default: the last one, or 8080; 0: a free one."
     )
+    logs = "the settings of all request logs, as JSON by name. Default: the last ones"
+    parser.add_argument("--log", type=json.loads, metavar="JSON", help=logs)
     given = parser.parse_args(arguments)
     try:
-        run(given.folder.absolute(), given.host, given.port, Settings())
+        run(given.folder.absolute(), given.host, given.port, Settings(), given.log)
     except GauntletError as error:
         _say(f"error: {error}")
         return error.exit_code

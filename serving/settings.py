@@ -26,6 +26,7 @@ SHAPE = (
 )
 
 
+LOG_SETTINGS = ("request_log", "sample_rate", "store")
 LOG_KEY = "GAUNTLET_REQUEST_LOG_KEY"
 """The variable with the key of the request log, which decides what is sampled and hides clients."""
 

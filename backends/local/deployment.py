@@ -35,6 +35,7 @@ from gauntlet.backends.deployment import (
 )
 from gauntlet.backends.processes import home_folder
 from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.serving.settings import LOG_SETTINGS
 
 FOLDER, ADMIN_SOCKET, LOCK_FILE, LOG_FILE, BUNDLES = "gateway", "admin.sock", "lock", "gateway.log", "bundles"
 ASSIGNMENTS = "assignments"
@@ -109,27 +110,36 @@ class LocalGateway:
             return False
         return False
 
-    def command(self, host: str | None = None, port: int | None = None) -> list[str]:
+    def command(
+        self, host: str | None = None, port: int | None = None, log: Mapping[str, Any] | None = None
+    ) -> list[str]:
         """The command line that is the gateway."""
-        given = [*(["--host", host] if host else []), *(["--port", str(port)] if port is not None else [])]
-        return [sys.executable, "-m", GATEWAY, str(self.folder), *given]
+        given = {"--host": host, "--port": port, "--log": None if log is None else json.dumps(log)}
+        options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        return [sys.executable, "-m", GATEWAY, str(self.folder), *options]
 
     def start(
-        self, host: str | None = None, port: int | None = None, *, is_detached: bool = True
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        log: Mapping[str, Any] | None = None,
+        *,
+        is_detached: bool = True,
     ) -> subprocess.Popen[bytes] | None:
         """Start it unless it runs, and return once it answers: its process, or None if it ran already.
 
-        A detached one has a session of its own, and writes to `gateway.log`.
+        `log` replaces the settings of the request logs of all servers that it starts again; an empty one ends
+        the logs. A detached gateway has a session of its own, and writes to `gateway.log`.
 
         Raises:
             UsageError: It cannot start; the message says why.
         """
         if self._answers():
             return None
-        log = self.folder / LOG_FILE
+        output = self.folder / LOG_FILE
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = log.open("w")
+            file = output.open("w")
         except OSError as error:
             raise UsageError(f"{self.folder}: cannot be written ({error.strerror}).") from None
         ends = time.monotonic() + START_SECONDS
@@ -138,7 +148,7 @@ class LocalGateway:
             while time.monotonic() < ends:
                 if process is None and not self.is_running():
                     process = subprocess.Popen(
-                        self.command(host, port),
+                        self.command(host, port, log),
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL if is_detached else None,
                         stderr=file if is_detached else None,
@@ -148,7 +158,7 @@ class LocalGateway:
                 if self._answers():
                     return process
                 if process is not None and process.poll() is not None and not self.is_running():
-                    said = log.read_text().strip().splitlines()
+                    said = output.read_text().strip().splitlines()
                     raise UsageError(said[-1].removeprefix("error: ") if said else "The gateway has ended.")
                 time.sleep(POLL_SECONDS)
         raise GauntletError(f"{self.folder}: the gateway did not answer within {START_SECONDS:g} s.")
@@ -184,6 +194,8 @@ class LocalDeployment(Deployment):
         self.gateway = LocalGateway(home_folder(registry_uri))
         local = settings.get("local") or {}
         self._host, self._port = local.get("host"), local.get("port")
+        has_log = local.get("request_log") is not None
+        self._log = {name: local[name] for name in LOG_SETTINGS if name in local} if has_log else None
 
     def service(self) -> Service | None:
         """What the gateway serves; it is started again if it has ended with this model in its state."""
@@ -203,6 +215,7 @@ class LocalDeployment(Deployment):
             version=release.version,
             bundle_sha256=release.bundle_sha256,
             folder=str(folder),
+            log=self._log,
         )
         return Revision(**found)
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.pipelines.cli.options import MODELS
+from gauntlet.pipelines.cli.options import MODELS, RequestLog, SampleRate, Stored
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.terminal import borderless, console, errors, plain, print_json
+from gauntlet.serving.settings import Settings, Store
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,10 +43,14 @@ def up(
         int | None,
         typer.Option(min=0, max=65_535, help="Default: the last one, or 8080; 0 takes a free one."),
     ] = None,
+    request_log: RequestLog = None,
+    sample_rate: SampleRate = Settings.sample_rate,
+    store: Stored = "features",
 ) -> None:
     """Serve models behind one address, where versions are exchanged without a lost request.
 
-    Without MODEL it serves what it served when it was ended, or the only registered model.
+    Without MODEL it serves what it served when it was ended, or the only registered model. Without a request
+    log its servers log as they did; an empty one ends the log.
 
     Example: `gauntlet up emotion_sample --detach`
     """
@@ -54,14 +59,20 @@ def up(
     home = gauntlet_home()
     releases = [_release(one) for one in models or ()]
     gateway = LocalGateway(home.folder)
-    process = gateway.start(host, port, is_detached=detach)
+    log = None if request_log is None else _log(request_log, sample_rate, store)
+    if log is not None and gateway.is_running():
+        raise UsageError(
+            "--request-log: the gateway runs already, and its servers keep their log. End it with "
+            "`gauntlet down`, then start it again with the log."
+        )
+    process = gateway.start(host, port, log, is_detached=detach)
     if process is None and (host is not None or port is not None):
         console.say(f"the gateway runs already, on {gateway.call('status')['address']}")
     try:
         if not models and not gateway.call("status")["services"]:
             releases = [_release(None)]
         for release in releases:
-            target = LocalDeployment(release.model, home.registry_uri, {})
+            target = LocalDeployment(release.model, home.registry_uri, {"local": log or {}})
             if target.service() is None:
                 target.start(release)
         for name in gateway.call("status")["services"]:
@@ -89,6 +100,15 @@ def down() -> None:
 
     ended = LocalGateway(gauntlet_home().folder).end()
     console.say("the gateway has ended" if ended else "no gateway runs here")
+
+
+def _log(place: str, sample_rate: float, store: Store) -> dict[str, Any]:
+    """The settings of the servers' request logs; empty without a place."""
+    if not place:
+        return {}
+    Settings(sample_rate=sample_rate)  # refuses a rate that is none
+    at = place if "://" in place else str(Path(place).absolute())
+    return {"request_log": at, "sample_rate": sample_rate, "store": store}
 
 
 def _release(given: str | None) -> Release:

@@ -7,21 +7,21 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.cli.options import MODELS, AsJson
+from gauntlet.pipelines.cli.options import MODELS, AsJson, RequestLog, SampleRate, Stored, of_server
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json, styled
-from gauntlet.serving.settings import Batching, Settings, Shape, Store
+from gauntlet.serving.settings import Batching, Settings, Shape
 
 if TYPE_CHECKING:
     from gauntlet.backends.registry import ModelVersion, Registry
@@ -176,11 +176,6 @@ def _asked(
     return answers, one["name"], version
 
 
-def _of_server(name: str) -> Any:
-    """The option of a field of `serving.settings.Settings`."""
-    return typer.Option(help=next(one for one in fields(Settings) if one.name == name).metadata["help"])
-
-
 @app.command(rich_help_panel=MODELS)
 def serve(
     place: Annotated[
@@ -201,21 +196,21 @@ def serve(
         Literal["champion", "staging", "challenger", "previous"],
         typer.Option(help="Which version of a registered model."),
     ] = "champion",
-    host: Annotated[str | None, _of_server("host")] = None,
-    port: Annotated[int | None, _of_server("port")] = None,
-    batching: Annotated[Batching, _of_server("batching")] = "safe",
-    shape: Annotated[Shape, _of_server("shape")] = "auto",
-    timeout: Annotated[float, _of_server("timeout")] = Settings.timeout,
-    batch_tokens: Annotated[int, _of_server("batch_tokens")] = Settings.batch_tokens,
-    queue_tokens: Annotated[int, _of_server("queue_tokens")] = Settings.queue_tokens,
-    queue_mb: Annotated[float, _of_server("queue_mb")] = Settings.queue_mb,
-    max_body_mb: Annotated[float, _of_server("max_body_mb")] = Settings.max_body_mb,
-    max_instances: Annotated[int, _of_server("max_instances")] = Settings.max_instances,
-    max_pixels: Annotated[int, _of_server("max_pixels")] = Settings.max_pixels,
-    allow_gs: Annotated[str | None, _of_server("allow_gs")] = None,
-    request_log: Annotated[str | None, _of_server("request_log")] = None,
-    sample_rate: Annotated[float, _of_server("sample_rate")] = Settings.sample_rate,
-    store: Annotated[Store, _of_server("store")] = "features",
+    host: Annotated[str | None, of_server("host")] = None,
+    port: Annotated[int | None, of_server("port")] = None,
+    batching: Annotated[Batching, of_server("batching")] = "safe",
+    shape: Annotated[Shape, of_server("shape")] = "auto",
+    timeout: Annotated[float, of_server("timeout")] = Settings.timeout,
+    batch_tokens: Annotated[int, of_server("batch_tokens")] = Settings.batch_tokens,
+    queue_tokens: Annotated[int, of_server("queue_tokens")] = Settings.queue_tokens,
+    queue_mb: Annotated[float, of_server("queue_mb")] = Settings.queue_mb,
+    max_body_mb: Annotated[float, of_server("max_body_mb")] = Settings.max_body_mb,
+    max_instances: Annotated[int, of_server("max_instances")] = Settings.max_instances,
+    max_pixels: Annotated[int, of_server("max_pixels")] = Settings.max_pixels,
+    allow_gs: Annotated[str | None, of_server("allow_gs")] = None,
+    request_log: RequestLog = None,
+    sample_rate: SampleRate = Settings.sample_rate,
+    store: Stored = "features",
 ) -> None:
     """Answer over HTTP with one or several bundles: docs/how-to/serve.md.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gauntlet.pipelines.terminal import console
+from gauntlet.serving.settings import Settings, Store
 
 HERE, MODELS, CLOUD = "On this machine", "Models", "On Google Cloud"
 
@@ -15,6 +17,16 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object per row of the table, each on a line, and no table."),
 ]
+
+
+def of_server(name: str) -> Any:
+    """The option of a field of `serving.settings.Settings`."""
+    return typer.Option(help=next(one for one in fields(Settings) if one.name == name).metadata["help"])
+
+
+RequestLog = Annotated[str | None, of_server("request_log")]
+SampleRate = Annotated[float, of_server("sample_rate")]
+Stored = Annotated[Store, of_server("store")]
 
 
 def _set_progress(quiet: bool) -> None:

@@ -15,10 +15,17 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+from pyarrow.parquet import read_table
 
 from gauntlet.backends.deployment import Assignment, ConflictError, Release, Revision, Service, Shadow
+from gauntlet.backends.factory import open_registry
 from gauntlet.backends.local.deployment import LocalDeployment, LocalGateway
-from gauntlet.manifests.errors import UsageError
+from gauntlet.backends.rollouts import open_records
+from gauntlet.components.deploy_model.golden import Golden
+from gauntlet.components.deploy_model.rollout import Engine
+from gauntlet.components.deploy_model.run import release_of
+from gauntlet.manifests.deployment import DeploymentSection
+from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.pipelines.cli import main
 from gauntlet.serving import load
 from gauntlet.serving.bundle import file_sha256
@@ -272,6 +279,114 @@ def test_the_commands_say_what_is_served_and_add_and_end_nothing_that_is_there(
     assert served(target).weights == {first.id: 75, second.id: 25}
     assert gauntlet("up", f"{MODEL}={home}") == 2
     assert "found no bundle.json" in capsys.readouterr().err
+
+
+def test_each_server_logs_its_requests_under_its_arm_and_several_models_have_routes_of_their_own(
+    target: LocalDeployment,
+    two: tuple[Revision, Revision],
+    bundles: list[Path],
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME", str(home))
+    log = {"request_log": str(tmp_path / "log"), "sample_rate": 1.0, "store": "full"}
+    logged = LocalDeployment("logged", target.registry_uri, {"local": log})
+    heir = LocalDeployment("logged", target.registry_uri, {"local": {"port": 0}})
+    old = logged.start(release(bundles[0], "1", "logged"))
+    new = heir.start(release(bundles[1], "2", "logged"))  # logs as the version before it does
+    for one in (old, new):
+        wait(logged, one.id, "ready")
+    logged.shift({old.id: 50, new.id: 50}, served(logged).etag, Shadow(new.id, 1.0))
+    routes = ("/v1/models/logged:predict", "/v2/models/logged/infer")
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["good"]}
+    bodies = dict(zip(routes, (GOOD, json.dumps({"inputs": [tensor]}).encode()), strict=True))
+    asked = [ask(logged, bodies[route], route) for route in routes * 15]
+    assert {status for status, _, _ in asked} == {200}
+    assert [bundle for _, _, bundle in asked].count(new.id) in range(3, 28)  # 15 ± 4.4 sigma of 2.7
+    assert ask(logged)[1]["metadata"]["model"] == MODEL  # a route without a model is that of the first one
+    evidence = logged.evidence()
+    assert sum(arm.requests for arm in evidence.arms.values()) == 30
+    until(lambda: True if logged.evidence().pairs.compared else None)
+    with urllib.request.urlopen(served(logged).address + "/readyz") as answer:
+        assert json.load(answer) == {"ready": True, "models": {MODEL: True, "logged": True}}
+    with pytest.raises(SystemExit) as ended:
+        main(["up", f"logged={bundles[0]}", "--request-log", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "its servers keep their log" in capsys.readouterr().err
+    logged.gateway.call("remove", model="logged")
+    rows = until(lambda: found if len(found := rows_below(tmp_path / "log")) >= 30 else None)
+    of_clients = [row for row in rows if row["arm"] != "shadow"]
+    assert [row["arm"] for row in of_clients].count(new.id) == [one[2] for one in asked].count(new.id)
+    assert all(row["bundle_sha256"] == row["arm"] for row in of_clients)
+    shadows = [row for row in rows if row["arm"] == "shadow"]
+    assert {row["bundle_sha256"] for row in shadows} == {new.id}
+    assert {row["input"] for row in rows} == {"good"}
+
+
+def rows_below(log: Path) -> list[dict[str, Any]]:
+    """The rows of all files of a request log."""
+    return [row for part in sorted(log.rglob("*.parquet")) for row in read_table(part).to_pylist()]
+
+
+def test_rollback_starts_the_version_that_served_before_and_moves_alias_and_traffic(
+    target: LocalDeployment,
+    two: tuple[Revision, Revision],
+    bundles: list[Path],
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GAUNTLET_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "200")
+    first, second = two
+    registry, records = open_registry(target.registry_uri), open_records(MODEL, target.registry_uri)
+    versions = [registry.register(MODEL, one, {"run_id": one.parent.name}) for one in bundles]
+    for version in versions:
+        registry.promote(MODEL, version.version)
+    settings = DeploymentSection(target="local", steps=(100,), keep_previous_seconds=0)
+    engine = Engine(target, records, settings, lambda: Golden((GOOD,), (), 0.0, 2))
+    assert engine.deploy(release_of(versions[1])).phase == "done"
+    until(lambda: True if served(target).of_bundle(first.bundle_sha256) is None else None)
+    with pytest.raises(SystemExit) as ended:
+        main(["rollback", MODEL, "--by", "ada", "--reason", "it answers nonsense"])
+    assert ended.value.code == 0
+    assert f"{MODEL} 1 has all requests since" in capsys.readouterr().out
+    assert served(target).weights == {first.id: 100}
+    assert {ask(target)[2] for _ in range(9)} == {first.id}
+    champion = registry.champion(MODEL)
+    assert champion is not None
+    assert champion.version == "1"
+    record, _ = records.read()
+    assert record is not None
+    assert record.rejected[second.bundle_sha256].by == "ada"
+
+
+def test_on_a_full_disk_changes_are_refused_and_nothing_changes(
+    target: LocalDeployment, two: tuple[Revision, Revision], home: Path
+) -> None:
+    first, second = two
+    before, state = served(target), target.gateway.folder / "state.json"
+    written = state.read_bytes()
+    third = release(certified(home / "third", rows=12), "3")
+    gateway = psutil.Process(target.gateway.call("status")["pid"])
+    limits = gateway.rlimit(psutil.RLIMIT_FSIZE)
+    gateway.rlimit(psutil.RLIMIT_FSIZE, (16, limits[1]))  # writing a larger file fails as on a full disk
+    try:
+        for change in (
+            lambda: target.shift({second.id: 100}, before.etag),
+            lambda: target.stop(second.id),
+            lambda: target.start(third),
+        ):
+            with pytest.raises(GauntletError, match=r"state.json: cannot be written .* Nothing was changed"):
+                change()
+        assert ask(target)[2] == first.id
+    finally:
+        gateway.rlimit(psutil.RLIMIT_FSIZE, limits)
+    assert served(target) == before
+    assert (state.read_bytes(), state.with_suffix(".tmp").exists()) == (written, False)
+    assert target.shift({second.id: 100}, before.etag).weights == {second.id: 100}
 
 
 def test_a_killed_gateway_comes_back_with_the_weights_and_leaves_no_server_behind(

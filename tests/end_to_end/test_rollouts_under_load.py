@@ -16,15 +16,16 @@ from tests.deployed import Deployed, body_of, middle, table, texts
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1200)]
 
 DEPLOYMENTS, ROLLBACKS, INTERRUPTED = 25, 10, 5
-RATE = 350.0
+RATE = 250.0
 FEWEST_REQUESTS = 100_000
 ROLLBACK_SECONDS = 5.0
 SETTINGS = {
     "steps": [10, 50, 100],
-    "min_requests": 100,
+    "min_requests": 60,
     "min_seconds": 1,
-    "keep_previous_seconds": 1,
+    "keep_previous_seconds": 0,
     "shadow_share": 0.1,
+    "tolerance": {"slow": 0.95},  # the versions are equal, and the machine may have other work
 }
 BODIES = [
     body_of(rows) for rows in (*([one] for one in texts(1, 60)), *(texts(seed, 3) for seed in range(9)))
