@@ -77,7 +77,7 @@ docs: $(READY)
 docs-test: $(READY)
 	$(BIN)/python docs/run_commands.py $(PAGES)
 
-# Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/how-to/run_on_vertex.md says what they need.
+# Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/reference/vertex.md says what they need.
 like-vertex: $(READY)
 	$(BIN)/python -m pytest tests/vertex_like -rs --durations=0
 

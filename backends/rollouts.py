@@ -1,7 +1,8 @@
-"""Where the record of a model's deployment is kept: one JSON file, changed by compare-and-set.
+"""Where the records of a model are kept: each is one JSON file, changed by compare-and-set.
 
-On this machine it is `GAUNTLET_HOME/deployments/NAME.json`; with a registry on Vertex AI it is an object in
-the staging bucket, so that any machine can go on with a rollout.
+On this machine that of a deployment is `GAUNTLET_HOME/deployments/NAME.json`, and that of the monitoring is
+in `monitoring`; with a registry on Vertex AI they are objects in the staging bucket, so that any machine can
+go on with a rollout or an episode.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from gauntlet.backends.deployment import ConflictError
 from gauntlet.backends.processes import home_folder
-from gauntlet.contracts.document import parse_json
+from gauntlet.contracts.document import Document, parse_json
+from gauntlet.contracts.monitoring import MonitoringRecord
 from gauntlet.contracts.rollout import FORMAT, DeploymentRecord
 from gauntlet.manifests.errors import GauntletError, UsageError
 
-FOLDER = "deployments"
+FOLDER, MONITORING_FOLDER = "deployments", "monitoring"
 VERTEX = "vertex://"
+Kind = TypeVar("Kind", bound=Document)
 
 
 class Records(ABC):
@@ -39,6 +42,10 @@ class Records(ABC):
             UsageError: A newer release wrote it.
             GauntletError: It cannot be read.
         """
+        advice = "`gauntlet rollback` works without it. Remove the file to begin a new record"
+        return self._parsed(DeploymentRecord, "the record of a deployment", advice)
+
+    def _parsed(self, kind: type[Kind], what: str, advice: str) -> tuple[Kind | None, str]:
         content, generation = self._read()
         if content is None:
             return None, generation
@@ -50,13 +57,10 @@ class Records(ABC):
                     f"{self.place}: format: found {newer!r}, expected {FORMAT}. Another release of Gauntlet "
                     "wrote it: use that release, or `gauntlet rollback`, which needs no record."
                 )
-            return DeploymentRecord.model_validate(found), generation
+            return kind.model_validate(found), generation
         except (ValueError, ValidationError) as error:
             cause = str(error).splitlines()[0]
-            raise GauntletError(
-                f"{self.place}: not the record of a deployment ({cause}). `gauntlet rollback` works without "
-                "it. Remove the file to begin a new record."
-            ) from None
+            raise GauntletError(f"{self.place}: not {what} ({cause}). {advice}.") from None
 
     def write(self, record: DeploymentRecord, generation: str) -> str:
         """Replace the record of that generation, whole or not at all; returns the new generation.
@@ -65,8 +69,7 @@ class Records(ABC):
             ConflictError: Another process has changed the record since it was read.
             GauntletError: It cannot be written, as on a full disk. The old record stays.
         """
-        text = json.dumps(record.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        return self._write(text.encode(), generation)
+        return self._write(_content(record), generation)
 
     def _changed(self) -> ConflictError:
         return ConflictError(f"{self.place}: another process has changed it in the meantime. Look again.")
@@ -156,13 +159,42 @@ class BucketRecords(Records):
         return storage.Client(project=self._project)
 
 
+class MonitoringRecords:
+    """The record of a model's monitoring, kept as that of its deployment is."""
+
+    def __init__(self, file: Records) -> None:
+        self.place, self._file = file.place, file
+
+    def read(self) -> tuple[MonitoringRecord | None, str]:
+        """The record (None before the first window) and its generation; raises as `Records.read`."""
+        advice = "Remove the file to begin a new record: an episode that lasts is then forgotten"
+        return self._file._parsed(MonitoringRecord, "the record of a monitoring", advice)
+
+    def write(self, record: MonitoringRecord, generation: str) -> str:
+        """Replace the record of that generation; as `Records.write`."""
+        return self._file._write(_content(record), generation)
+
+
+def _content(record: Document) -> bytes:
+    return json.dumps(record.as_json(), indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
 def open_records(name: str, registry_uri: str) -> Records:
-    """The record of the model `name`."""
+    """The record of the deployment of the model `name`."""
+    return _opened(FOLDER, name, registry_uri)
+
+
+def open_monitoring(name: str, registry_uri: str) -> MonitoringRecords:
+    """The record of the monitoring of the model `name`."""
+    return MonitoringRecords(_opened(MONITORING_FOLDER, name, registry_uri))
+
+
+def _opened(folder: str, name: str, registry_uri: str) -> Records:
     if registry_uri.startswith(VERTEX):
         from gauntlet.backends.google.location import VertexLocation
 
         location = VertexLocation.of(registry_uri)
         if location.staging is not None:
-            uri = f"{location.staging.rstrip('/')}/{FOLDER}/{name}.json"
+            uri = f"{location.staging.rstrip('/')}/{folder}/{name}.json"
             return BucketRecords(location.project, uri)
-    return FileRecords(home_folder(registry_uri) / FOLDER / f"{name}.json")
+    return FileRecords(home_folder(registry_uri) / folder / f"{name}.json")

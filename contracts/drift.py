@@ -26,7 +26,7 @@ PROBABILITIES = "probabilities"
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-Outcome = Literal["investigate", "too little", "retrain", "label", "watch", "none"]
+Outcome = Literal["investigate", "too little", "roll back", "retrain", "label", "reweigh", "watch", "none"]
 
 
 class ColumnChange(Document):
@@ -83,10 +83,43 @@ class Estimated(Document):
     withheld: str | None = None
 
 
+class Paired(Document):
+    """The answers of another version to the same labelled rows.
+
+    Attributes:
+        version: The other version.
+        rows: The labelled rows that both have answered.
+        errors, other_errors: Of this version, and of the other.
+        p_value: Of this version being no worse: the exact test of McNemar, one-sided.
+    """
+
+    version: str
+    rows: int
+    errors: int
+    other_errors: int
+    p_value: float
+
+
+class Cost(Document):
+    """What the errors above the promised ones have cost since the harm began, and a retraining at most."""
+
+    errors: float
+    since: str
+    spent_usd: float
+    retraining_usd: float
+
+
 class DriftRecord(Document):
     """What was found in a window, and the outcome with its reason and its next step.
 
-    `families` are the p-values of no change by family, adjusted over the families.
+    Attributes:
+        families: The p-values of no change by family, adjusted over the families.
+        previous: The version before, while this one is on probation.
+        rescored: This version on the window that its training was asked for; `version` is that of then.
+        rescored_keeps_promise: Whether it keeps its promise there.
+        only_shares: Whether only the shares of the classes have changed; None if that cannot be told.
+        keeps_promise: Whether the labelled rows of the window itself show that the model keeps its promise;
+            None if they are too few to tell.
     """
 
     written_by: ClassVar[str] = "detect-drift"
@@ -108,6 +141,12 @@ class DriftRecord(Document):
     changes: tuple[ColumnChange, ...] = ()
     harm: Harm | None = None
     estimated: Estimated | None = None
+    previous: Paired | None = None
+    rescored: Paired | None = None
+    rescored_keeps_promise: bool | None = None
+    cost: Cost | None = None
+    only_shares: bool | None = None
+    keeps_promise: bool | None = None
     format: int = FORMAT
 
 
@@ -175,10 +214,11 @@ class Baseline(Document):
         rows: How many rows were counted.
         columns: The columns of the request log with numbers, sorted, and `probabilities[0]`, … for a model
             with probabilities. `BaselineArrays` has their edges and counts.
-        predicted: How many rows were given each answer of the column `predicted`; empty if there is none.
+        predicted: How many rows were given each answer of the column `predicted`; empty if there is none, or
+            if answers are numbers.
         labels: The classes in the order of the probabilities.
         energy_bound: 99 % of the rows have an energy up to it; None if the model has none.
-        largest_client: The largest share of the rows of one client; 0 of held-out rows.
+        largest_client: The largest share of the rows of one client; None of held-out rows, which nobody sent.
         promise: None if the rows have no label that the column `predicted` could be compared with.
         calibration: None if the rows have no probabilities that sum to 1, or no label.
         random_features: None if the rows have no probabilities, or they hardly differ.
@@ -196,7 +236,7 @@ class Baseline(Document):
     predicted: Mapping[str, int]
     labels: tuple[str, ...] = ()
     energy_bound: float | None = None
-    largest_client: float = 0.0
+    largest_client: float | None = None
     promise: Promise | None = None
     calibration: Calibration | None = None
     random_features: RandomFeatures | None = None
@@ -213,7 +253,8 @@ class BaselineArrays:
     Attributes:
         edges: The ascending edges of each column's bins, at most 129, float64 (K - 2,).
         counts: The rows in each bin, int64 (K,): up to each edge, above the last one, and without a value.
-        by_class: The same by true class, int64 (C, K), of each column of probabilities; empty without labels.
+        by_class: The same by true class, int64 (C, K), of each column of probabilities; empty without labels,
+            and of more than 50 classes.
         confusion: Rows by true and predicted class, int64 (C, C); None without labels.
         frequencies: Of the random Fourier features, float64 (D, F / 2); None without them, as the next two.
         mean: The mean features, float64 (F,).

@@ -73,7 +73,7 @@ def _blocks(page: str) -> Iterator[Block]:
         prose = prose.replace(found[0], "\n" * found[0].count("\n"))
         line, note, text = page[: found.start("language")].count("\n") + 1, found["note"] or "", found["text"]
         named = NAMED.match(text)
-        if rest and found.start() > rest.start():
+        if rest and found.start("language") > rest.start():
             reason = rest[1]
         else:
             reason = note.removeprefix("not run: ") if note.startswith("not run: ") else ""

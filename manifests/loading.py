@@ -32,7 +32,8 @@ MODEL_KEYS = (
     ("training", "backbone", "weights"),
     ("dataset", "tokenizer"),
 )
-PATH_KEYS = (("dataset", "uri"), *MODEL_KEYS)
+LOG_KEYS = tuple(("monitoring", key) for key in ("log", "labels", "reference"))
+PATH_KEYS = (("dataset", "uri"), *LOG_KEYS, *MODEL_KEYS)
 CODE_KEYS = (("training", "network"), ("training", "loss"), ("training", "backbone", "name"))
 """Keys that may name code of the user's own, `module:name`; a kind may have names of its own for them too."""
 

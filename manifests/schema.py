@@ -20,6 +20,7 @@ from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.deployment import DeploymentSection
 from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.kinds import TaskKind, manifest_classes, task_kind
+from gauntlet.manifests.monitoring import Monitoring
 from gauntlet.manifests.search import Search
 from gauntlet.manifests.section import Name, Section
 from gauntlet.manifests.training import CommonTraining
@@ -115,6 +116,7 @@ class Manifest(Section):
     gates: SerializeAsAny[CommonGates]
     registration: Registration = Registration()
     deployment: DeploymentSection = DeploymentSection()
+    monitoring: Monitoring = Monitoring()
     platforms: Platforms = Platforms()
 
     shared_keys: ClassVar[Mapping[str, str]] = {}
@@ -179,11 +181,11 @@ class Manifest(Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of the content, defaults included, without `platforms` and `deployment`.
+        """Hash of the content, defaults included, without `platforms`, `deployment` and `monitoring`.
 
-        Neither changes the model.
+        None of them changes the model.
         """
-        content = canonical_json(self, exclude={"platforms", "deployment"})
+        content = canonical_json(self, exclude={"platforms", "deployment", "monitoring"})
         return hashlib.sha256(content.encode()).hexdigest()
 
 

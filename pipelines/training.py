@@ -416,11 +416,18 @@ def compile_manifest(
     origin: Origin | None = None,
 ) -> None:
     """Write `training_pipeline` as YAML, atomically, or raise a `UsageError` that names all reasons."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        pipeline = training_pipeline(manifest, image, platform, sections, origin)
+    write_spec(pipeline, path, platform)
+
+
+def write_spec(pipeline: base_component.BaseComponent, path: Path, platform: Platform) -> None:
+    """Write a pipeline as YAML, atomically, or raise a `UsageError` if Vertex AI would not run it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler requires the suffix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        pipeline = training_pipeline(manifest, image, platform, sections, origin)
         if platform == "vertex":
             from gauntlet.pipelines.vertex.lint import require_acceptable
 

@@ -18,6 +18,8 @@ from gauntlet.contracts.experiment import Experiment, Fault
 from gauntlet.manifests.errors import DataError, UsageError
 
 EXAMPLES = 3
+CLOCKS_DIFFER_SECONDS = 60.0
+"""An outcome that is so much earlier than its request is taken for one that came at once."""
 EVENT, REQUEST, VALUE, TIME = "event_id", "request_id", "value", "time"
 SUFFIXES = (".parquet", ".csv")
 MICROSECONDS = 1e6
@@ -86,28 +88,28 @@ def read_assigned(file: Path, experiment: Experiment) -> Assigned:
         except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
             cause = str(error).splitlines()[0]
             raise DataError(f"{file}: cannot be read: {cause}. The gateway writes this file.") from None
-    first, second = experiment.variants
+    control, other = experiment.variants
     revisions = table["revision"].combine_chunks()
-    is_in_test = pc.is_in(revisions, value_set=pa.array([first.revision, second.revision]))
+    is_in_test = pc.is_in(revisions, value_set=pa.array([control.revision, other.revision]))
     own = table.filter(is_in_test)
-    own = own.take(np.sort(np.unique(own["request_id"].to_numpy(), return_index=True)[1]))
-    requests = own["request_id"].combine_chunks()
-    units = np.where(
-        pc.equal(own["unit"], "").to_numpy(), own["request_id"].to_numpy(), own["unit"].to_numpy()
-    )
-    _, at, inverse = np.unique(units.astype(str), return_index=True, return_inverse=True)
-    order = np.argsort(at)
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    is_second = pc.equal(own["revision"], second.revision).to_numpy()
+    own = own.take(_codes(own["request_id"])[1]).combine_chunks()
+    units, first = _codes(pc.if_else(pc.equal(own["unit"], ""), own["request_id"], own["unit"]))
+    is_second = pc.equal(own["revision"], other.revision).to_numpy()
     return Assigned(
-        requests=requests,
+        requests=own["request_id"].combine_chunks(),
         times=own["time"].cast(pa.int64()).to_numpy() / MICROSECONDS,
-        units=places[inverse.reshape(-1)],
-        is_second=is_second[at[order]],
-        first=at[order],
+        units=units,
+        is_second=is_second[first],
+        first=first,
         without_key=table.num_rows - int(pc.sum(is_in_test).as_py() or 0),
     )
+
+
+def _codes(column: pa.ChunkedArray | pa.Array) -> tuple[Ints, Ints]:
+    """A number for each value, in the order of the values' first rows; and the position of each first row."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    codes = whole.dictionary_encode().indices.to_numpy().astype(np.int64)
+    return codes, np.unique(codes, return_index=True)[1]
 
 
 def read_outcomes(file: Path, experiment: Experiment) -> Outcomes:
@@ -189,7 +191,7 @@ def observe(assigned: Assigned, outcomes: Outcomes, experiment: Experiment, now:
     at = pc.index_in(outcomes.requests, value_set=assigned.requests).fill_null(-1).to_numpy().astype(np.int64)
     is_known = at >= 0
     is_first = np.zeros(len(at), dtype=bool)
-    is_first[np.unique(outcomes.ids.to_numpy(zero_copy_only=False).astype(str), return_index=True)[1]] = True
+    is_first[_codes(outcomes.ids)[1]] = True
     unit = np.where(is_known, assigned.units[at] if len(assigned.units) else -1, -1)
     begun = assigned.times[assigned.first]
     window = np.inf if experiment.window_hours is None else experiment.window_hours * 3600
@@ -198,7 +200,9 @@ def observe(assigned: Assigned, outcomes: Outcomes, experiment: Experiment, now:
     known = np.flatnonzero(is_known)
     times, asked = outcomes.times[known], assigned.times[at[known]]
     last = np.minimum(begun[unit[known]] + window, end)
-    is_outside[known] = (times < asked) | (times > last)  # False where there is no time
+    is_outside[known] = (times < asked - CLOCKS_DIFFER_SECONDS) | (
+        times > last
+    )  # False where there is no time
     counts = is_known & is_first & ~is_outside
     reasons: tuple[tuple[Any, Bools], ...] = (
         ("unknown", ~is_known),

@@ -13,7 +13,8 @@ from gauntlet.components.convert_to_onnx.subject import HeldOut, Subject
 from gauntlet.components.detect_drift.counts import OK, LabelledRows, count_rows
 from gauntlet.components.detect_drift.reference import MadeOf, log_reference
 from gauntlet.contracts.drift import ARRAYS_FILE, BASELINE_FILE
-from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleInfo, of_kind
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, BundleInfo, of_kind
 from gauntlet.serving.images import MOST_PIXELS
 from gauntlet.serving.interface import Answer, InputError, LoggedModel, Row
 from gauntlet.serving.request_log import SCHEMA_VERSION, arrow_schema, described
@@ -28,14 +29,20 @@ def write_baseline(folder: Path, bundle: Path, info: BundleInfo, subject: Subjec
     """Write the baseline of a bundle, which is whole but for it, into `folder`; its files by name.
 
     Without the kind's held-out rows there is none. The same bundle and rows give the same bytes.
+
+    Raises:
+        GauntletError: The graph cannot answer one of the rows.
     """
     counted = subject.held_out(COUNTED, COUNTED_ROWS)
-    if counted is None or not counted.parts:
+    if counted is None:
         print(f"no drift baseline: the task kind {info.task} gives no held-out rows", flush=True)
         return {}
     model: LoggedModel = of_kind(info.task, "open_model")(bundle)
     fitted = subject.held_out(FITTED, FITTED_ROWS) if counted.labels is not None else None
     table, labels = _asked(model, counted)
+    if not table.num_rows:
+        print(f"no drift baseline: the model can read no row of the split {COUNTED}", flush=True)
+        return {}
     made_of = MadeOf(
         task=info.task,
         split=COUNTED,
@@ -89,5 +96,8 @@ def _answers(model: LoggedModel, rows: dict[int, Row]) -> dict[int, Answer]:
     found: dict[int, Answer] = {}
     for batch in np.array_split(order, -(-len(order) // BATCH)) if order else ():
         chosen = batch.tolist()
-        found |= zip(chosen, model.run([rows[at] for at in chosen]), strict=True)
+        try:
+            found |= zip(chosen, model.run([rows[at] for at in chosen]), strict=True)
+        except (BundleError, InputError) as error:
+            raise GauntletError(f"conversion: the bundle cannot answer held-out rows: {error}") from None
     return found

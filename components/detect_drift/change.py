@@ -99,7 +99,7 @@ def ks_of_counts(window: Counts, reference: Counts, seed: int = SEED) -> tuple[f
     return found, _p_value(found, window, reference, _largest_gap, float(kstwobign.sf(size * found)), seed)
 
 
-def detectable(window: int, reference: int, alpha: float) -> float:
+def detectable(window: float, reference: float, alpha: float) -> float:
     """The smallest KS statistic that is found at `alpha` with so many rows (Smirnov's large-sample form)."""
     return min(1.0, math.sqrt(math.log(2 / alpha) / 2 * (1 / window + 1 / reference)))
 

@@ -30,6 +30,8 @@ Hashes = npt.NDArray[np.uint64]
 OK = 200
 SAMPLE_ROWS = 20_000
 """Rows whose probabilities are kept whole: those whose ids have the smallest hashes."""
+SAMPLE_NUMBERS = 4_000_000
+"""At most so many probabilities are kept, so that fewer rows are of a model with many classes."""
 KNOWN_IDS = 2**20
 """An id that comes again is found among at least so many rows before it."""
 MOST_NAMES = 20_000
@@ -46,13 +48,16 @@ class Seen:
 
     def are_new(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Which are seen for the first time, (N,)."""
-        found = np.zeros(len(hashes), dtype=np.bool_)
-        found[np.unique(hashes, return_index=True)[1]] = True
+        order = np.argsort(hashes)
+        ordered = hashes[order]
+        are_new = np.diff(ordered, prepend=~ordered[:1]) != 0
         for known in (self._recent, self._older):
             if len(known):
-                places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-                found &= known[places] != hashes
-        self._recent = np.sort(np.concatenate([self._recent, hashes[found]]))
+                places = np.minimum(np.searchsorted(known, ordered), len(known) - 1)
+                are_new &= known[places] != ordered
+        found = np.empty(len(hashes), dtype=np.bool_)
+        found[order] = are_new
+        self._recent = np.sort(np.concatenate([self._recent, ordered[are_new]]))
         if len(self._recent) >= KNOWN_IDS:
             self._older, self._recent = self._recent, np.empty(0, dtype=np.uint64)
         return found
@@ -118,7 +123,7 @@ class Window:
         counts: By column, the rows in each bin, (K,).
         constant: The columns that have the same value in all rows, with that value.
         unknown: Columns that have values and no bins.
-        predicted: How many rows were given each answer; empty if the model gives no label.
+        predicted: How many rows were given each answer; empty if the model gives none, or numbers.
         outside: Rows whose energy is above that of 99 % of the reference.
         probabilities: Of a sample of the rows, (S, C); None if they have none.
         labelled: None if no labels were given.
@@ -169,7 +174,7 @@ class RowCounter:
         self._place, self._edges, self._labels = place, edges, labels
         self._energy_bound = math.inf if energy_bound is None else energy_bound
         self._wanted = None if labels is None else pa.array(list(labels), pa.string())
-        self._seen, self._sample = Seen(), Sample()
+        self._seen, self._sample = Seen(), Sample(0)
         self._identity: dict[str, set[str]] = {column: set() for column in ONE_OF}
         self._rates: set[float] = set()
         self._times: list[datetime] = []
@@ -228,6 +233,8 @@ class RowCounter:
         columns = numbers_of(piece)
         probabilities = vectors_of(self._place, piece, self._classes)
         if probabilities is not None:
+            if self._classes is None:
+                self._sample = Sample(min(SAMPLE_ROWS, SAMPLE_NUMBERS // probabilities.shape[1]))
             self._classes = probabilities.shape[1]
             is_finite = np.isfinite(probabilities).all(1)
             self._not_finite += int((~is_finite & ~np.isnan(probabilities).all(1)).sum())
@@ -240,7 +247,7 @@ class RowCounter:
             counts[-1] += 0 if name in columns else rows
         if "energy" in columns:
             self._outside += int((columns["energy"] > self._energy_bound).sum())
-        if "predicted" in piece.column_names:
+        if "predicted" in piece.column_names and "value" not in columns:  # else it is a number, as text
             _merge(self._predicted, piece["predicted"])
         if self._wanted is not None:
             self._add_labelled(piece, probabilities)

@@ -62,6 +62,8 @@ FEWEST_LABELS = 100
 SUPPORT = 0.99
 """Rows with an energy above that quantile of the reference lie outside its support."""
 SHOWN_SHA256 = 12
+LOG = "log"  # in place of a split
+MOST_CLASSES = 50
 SUMS_TO_ONE = 1e-3
 
 
@@ -76,7 +78,7 @@ class MadeOf:
     """
 
     task: str = ""
-    split: str = "log"
+    split: str = LOG
     labels: tuple[str, ...] = ()
     span: float | None = None
     fitted_on: LabelledRows | None = None
@@ -124,14 +126,14 @@ class Reference:
         return replace(self, baseline=ours.model_copy(update=known))
 
 
-def bundle_reference(folder: Path) -> Reference:
-    """The baseline of a bundle, whose files are verified.
+def bundle_reference(folder: Path, sha256: str | None = None) -> Reference:
+    """The baseline of a bundle, whose files are verified; `sha256` is what a registry has recorded of it.
 
     Raises:
         BundleError: The bundle is incomplete or altered.
         DataError: It has no baseline, one of another format, or one that another graph made.
     """
-    info = read_info(folder)
+    info = read_info(folder, sha256)
     found = read_baseline(folder)
     if found is None:
         raise DataError(
@@ -143,8 +145,8 @@ def bundle_reference(folder: Path) -> Reference:
         raise DataError(
             f"{folder}: the baseline was made by another graph than {MODEL_FILE}. Run the manifest again."
         )
-    sha256 = file_sha256(folder / BUNDLE_FILE)[:SHOWN_SHA256]
-    return Reference(folder, None, sha256, baseline, arrays)
+    shown = file_sha256(folder / BUNDLE_FILE)[:SHOWN_SHA256]
+    return Reference(folder, None, shown, baseline, arrays)
 
 
 def registered_reference(model: str, bundle: str, registry_uri: str) -> Reference:
@@ -154,18 +156,16 @@ def registered_reference(model: str, bundle: str, registry_uri: str) -> Referenc
         UsageError: No version has that bundle.
         BundleError, DataError: As `bundle_reference`.
     """
-    found = [
-        version
-        for version in open_registry(registry_uri).versions(model)
-        if version.tags.get(BUNDLE_TAG, "").startswith(bundle)
-    ]
+    store = open_registry(registry_uri)
+    versions = store.versions(model) if model in store.names() else ()
+    found = [version for version in versions if version.tags.get(BUNDLE_TAG, "").startswith(bundle)]
     if not found:
         raise UsageError(
             f"{model}: no registered version has the bundle {bundle}, which the log names. Name the bundle's "
             "folder with --bundle, or rows from when all was well with --reference."
         )
     with bundle_folder(found[0]) as folder:
-        return bundle_reference(folder)
+        return bundle_reference(folder, found[0].tags[BUNDLE_TAG])
 
 
 def log_reference(
@@ -208,7 +208,7 @@ def log_reference(
         predicted=window.predicted,
         labels=names,
         energy_bound=bound,
-        largest_client=window.largest_client,
+        largest_client=window.largest_client if made_of.split == LOG else None,
         promise=None if labelled is None else promise_of(labelled, made_of.span),
         calibration=None if labelled is None else _calibration(fitted_on, labelled, names),
         random_features=(
@@ -323,9 +323,9 @@ def _confusion(rows: LabelledRows, names: Sequence[str]) -> Counts | None:
 
 
 def _by_class(rows: LabelledRows, edges: Mapping[str, Floats], names: Sequence[str]) -> dict[str, Counts]:
-    """The counts of each column of probabilities by true class."""
+    """The counts of each column of probabilities by true class; of many classes they would be too many."""
     known = _known(rows, names)
-    if known is None:
+    if known is None or len(names) > MOST_CLASSES:
         return {}
     probabilities, truths = known
     return {

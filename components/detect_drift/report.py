@@ -12,7 +12,7 @@ from gauntlet.pages.charts import Bar, bars, histogram, shares
 from gauntlet.pages.formatting import count, decimal, percent
 from gauntlet.pages.page import Masthead, Section, Tile, partial, render
 
-TONES = {"none": "good", "watch": "warn", "label": "warn", "too little": "idle"}
+TONES = {"none": "good", "watch": "warn", "label": "warn", "reweigh": "warn", "too little": "idle"}
 HEADLINES = {
     "none": "Nothing has changed",
     "watch": "Changed, no harm proven",
@@ -20,13 +20,17 @@ HEADLINES = {
     "too little": "Too few rows",
     "retrain": "The model is worse than promised: retrain",
     "investigate": "The log has faults",
+    "roll back": "The version before is better: roll back",
+    "reweigh": "The classes come in other shares",
 }
 MOST_COLUMNS = 12
 BINS = 12
 
 
-def drift_page(record: DriftRecord, reference: Reference, window: Window) -> str:
-    """The page, without a text of any row."""
+def drift_page(record: DriftRecord, reference: Reference | None, window: Window | None) -> str:
+    """The page, without a text of any row; of a window without rows it says that there are none."""
+    if reference is None or window is None:
+        return render(_masthead(record), [_harm(record)] if record.rescored else [])
     return render(_masthead(record), [_changes(record, reference, window), _harm(record)])
 
 
@@ -83,7 +87,7 @@ def _changes(record: DriftRecord, reference: Reference, window: Window) -> Secti
 
 def _class_shares(reference: Reference, window: Window) -> Markup:
     known = reference.baseline.predicted
-    if not known or not window.predicted or "value" in reference.baseline.columns:
+    if not known or not window.predicted:
         return Markup()
     counts = {"reference": known, "window": window.predicted}
     totals = {"reference": reference.baseline.rows, "window": window.rows}

@@ -6,6 +6,7 @@ N = rows, C = classes.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -23,7 +24,15 @@ from gauntlet.components.detect_drift.decision import Evidence, Rules, decide
 from gauntlet.components.detect_drift.harm import calibrated, detect_harm, estimate, shifted_priors
 from gauntlet.components.detect_drift.reference import FEWEST_LABELS, Reference, losses_of
 from gauntlet.components.detect_drift.rows import UNCERTAINTIES
-from gauntlet.contracts.drift import PROBABILITIES, ColumnChange, DriftRecord, Estimated, Harm
+from gauntlet.contracts.drift import (
+    PROBABILITIES,
+    ColumnChange,
+    Cost,
+    DriftRecord,
+    Estimated,
+    Harm,
+    Paired,
+)
 from gauntlet.manifests.errors import DataError
 from gauntlet.serving.request_log import SCHEMA_VERSION
 
@@ -52,7 +61,25 @@ class Settings:
     rules: Rules = field(default_factory=Rules)
 
 
-def detect(reference: Reference, window: Window, settings: Settings = Settings()) -> DriftRecord:
+@dataclass(frozen=True)
+class History:
+    """What is known beside the rows of the window.
+
+    Attributes:
+        windows_changed: Windows in a row before this one with a proven change; None if nobody remembers.
+        previous: Compares with the version before on the same labelled rows; it is asked only if harm is
+            proven.
+        cost: What the harm has cost so far, given its proof.
+    """
+
+    windows_changed: int | None = None
+    previous: Callable[[], Paired | None] = lambda: None
+    cost: Callable[[Harm], Cost | None] = lambda _: None
+
+
+def detect(
+    reference: Reference, window: Window, settings: Settings = Settings(), history: History = History()
+) -> DriftRecord:
     """What has changed, what it harms, and what to do.
 
     Raises:
@@ -79,7 +106,21 @@ def detect(reference: Reference, window: Window, settings: Settings = Settings()
     harm = None if window.labelled is None else _harm(reference, window.labelled, settings)
     estimated = _estimated(reference, window)
     classes = () if "value" in known.columns else known.labels or sorted(known.predicted)
-    decision = decide(Evidence(window.rows, faults, changed, harm, estimated, classes), settings.rules)
+    is_harmful = harm is not None and harm.is_proven
+    before = history.windows_changed
+    evidence = Evidence(
+        window.rows,
+        faults,
+        changed,
+        harm,
+        estimated,
+        classes,
+        windows_changed=None if before is None else before + 1,
+        previous=history.previous() if is_harmful else None,
+        cost=history.cost(harm) if harm is not None and is_harmful else None,
+        only_shares=_only_shares(reference, window, estimated, changed, settings),
+    )
+    decision = decide(evidence, settings.rules)
     smallest = _smallest(reference, window, settings.alpha, len(changes))
     return DriftRecord(
         model=window.model,
@@ -100,6 +141,9 @@ def detect(reference: Reference, window: Window, settings: Settings = Settings()
         ),
         harm=harm,
         estimated=estimated,
+        previous=evidence.previous,
+        cost=evidence.cost,
+        only_shares=evidence.only_shares,
     )
 
 
@@ -123,8 +167,8 @@ def find_faults(reference: Reference, window: Window) -> list[str]:
     if len(window.sample_rates) > 1:
         rates = ", ".join(f"{rate:g}" for rate in window.sample_rates)
         found.append(f"the sample rate changed within the window: {rates}")
-    is_one_client = window.largest_client > MOST_OF_A_CLIENT > 2 * known.largest_client
-    if is_one_client and total >= FEWEST_OF_CLIENTS:
+    had_many = known.largest_client is not None and 2 * known.largest_client < MOST_OF_A_CLIENT
+    if had_many and window.largest_client > MOST_OF_A_CLIENT and total >= FEWEST_OF_CLIENTS:
         found.append(f"{window.largest_client:.0%} of the rows come from one client")
     if not window.rows:
         return found
@@ -247,3 +291,36 @@ def _estimated(reference: Reference, window: Window) -> Estimated | None:
         **asdict(estimate(probabilities)),
         class_shares=None if shares is None else dict(zip(known.labels, map(float, shares), strict=True)),
     )
+
+
+def _only_shares(
+    reference: Reference,
+    window: Window,
+    estimated: Estimated | None,
+    changed: Sequence[str],
+    settings: Settings,
+) -> bool | None:
+    """Whether the estimated shares of the classes explain the window: each class looks as in the reference.
+
+    The reference's counts by class, in these shares, are compared with the window's. None if they are not
+    known, or nothing has changed.
+    """
+    known, by_class = reference.baseline, reference.arrays.by_class
+    shares = None if estimated is None else estimated.class_shares
+    if not changed or not by_class or shares is None or known.calibration is None:
+        return None
+    expected = np.array([shares[name] for name in known.labels])
+    moved = float(np.abs(expected - known.calibration.priors).sum() / 2)
+    if "features" in changed or moved < settings.tolerance:
+        return False
+    for name, counts in by_class.items():
+        of_class = counts.sum(1)
+        if not of_class.all():
+            return None
+        mixed = expected @ (counts / of_class[:, None])
+        gap = np.abs(mixed.cumsum() - window.counts[name].cumsum() / window.counts[name].sum()).max()
+        effective = 1 / float((expected**2 / of_class).sum())
+        smallest = detectable(window.rows, effective, settings.alpha / len(by_class))
+        if gap > max(settings.tolerance, smallest):
+            return False
+    return True

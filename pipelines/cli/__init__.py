@@ -17,7 +17,7 @@ import typer
 
 from gauntlet import __version__
 from gauntlet.manifests.errors import GauntletError, ManifestError
-from gauntlet.pipelines.cli import deployment, experiment, manifest, models, monitor, run, vertex
+from gauntlet.pipelines.cli import deployment, experiment, label, manifest, models, monitor, run, vertex
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.terminal import console, errors, print_any_text, styled
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     "prices. "
     "Exit codes: 0 done, 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data, 130 interrupted.",
 )
-for module in (manifest, run, models, deployment, experiment, monitor, vertex):
+for module in (manifest, run, models, deployment, experiment, monitor, label, vertex):
     app.add_typer(module.app)
 
 

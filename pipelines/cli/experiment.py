@@ -35,6 +35,8 @@ def start(
     variant: Annotated[
         list[str],
         typer.Option(
+            "--variant",
+            "-v",
             metavar="NAME=VERSION",
             help="A version by alias or number, such as A=champion; given twice. The first is the control.",
         ),
@@ -76,8 +78,7 @@ def start(
 ) -> None:
     """Split the requests between two versions. What is compared, and when it ends, is fixed from here on.
 
-    Example: `gauntlet ab start tickets --variant A=champion --variant B=4 --metric solved --minimal-effect
-    0.02 --maximum-n 20000`
+    Example: `gauntlet ab start -v A=champion -v B=4 --metric solved --minimal-effect 0.02 --maximum-n 9000`
     """
     from gauntlet.pipelines.experiments import require_plan, warning_of
 

@@ -155,6 +155,7 @@ def compile_(
     Example: `gauntlet compile manifests/emotion_sample.yaml --platform kubeflow`
     """
     from gauntlet.pipelines.checks import load_affordable, load_all
+    from gauntlet.pipelines.monitoring import compile_monitoring, is_monitored, monitoring_file
     from gauntlet.pipelines.platforms import Platform, notes
     from gauntlet.pipelines.training import compile_manifest, compiled_file, keep_large_sections
 
@@ -168,6 +169,12 @@ def compile_(
                 target = output
             compile_manifest(manifest, target, each, sections=sections)
             console.say(f"compiled {path} to {target}")
+            if is_monitored(manifest):
+                watching = monitoring_file(
+                    path, each, target.parent if is_file else output or Path("compiled")
+                )
+                compile_monitoring(manifest, watching, each)
+                console.say(f"compiled {path} to {watching}")
             for note in notes(each, manifest):
                 console.say(note)
         if sections is not None:

@@ -47,7 +47,7 @@ Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's ID, `latest`, or projects/…/pipelineJobs/….")
 ]
 SchedulesFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/how-to/run_on_vertex.md.")
+    Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/how-to/schedule_runs.md.")
 ]
 
 

@@ -226,7 +226,7 @@ def _run(
         view = RunView(steps_of(manifest), folder / LOGS_FOLDER)
         environment = temporary.environment() | environment_of(record, home)
         try:
-            _execute(folder, view, console, environment, (lock, temporary.lock))
+            execute(folder, view, console, environment, (lock, temporary.lock))
         except Interrupted:
             home.finish(record, "interrupted", EXIT_CODE, "interrupted")
             raise Interrupted(_registered(folder, record)) from None
@@ -284,7 +284,7 @@ def _registered(folder: Path, record: RunRecord) -> str:
     return f"nothing was registered. {resume}"
 
 
-def _execute(
+def execute(
     folder: Path,
     view: RunView,
     console: LiteralConsole,

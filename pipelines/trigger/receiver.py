@@ -33,15 +33,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from gauntlet import manifests
 from gauntlet.backends.google.jobs import ListedJob, PipelineJobs
 from gauntlet.backends.storage import lies_in, shown
+from gauntlet.contracts.training_request import CLOUD_EVENT, SPEC_VERSION, TrainingRequest
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.manifests.section import Name, Section
 from gauntlet.pipelines.checks import load_affordable
 from gauntlet.pipelines.training import keep_large_sections
 from gauntlet.pipelines.vertex.submission import (
@@ -51,7 +51,6 @@ from gauntlet.pipelines.vertex.submission import (
     require_sendable,
 )
 
-SPEC_VERSION = "1.0"
 DAY = timedelta(days=1)
 BUDGET_PERIOD = timedelta(days=30)
 ENVIRONMENT = "GAUNTLET_TRIGGER_"
@@ -62,39 +61,12 @@ LARGEST_BODY = 1_000_000
 Application = Callable[[dict[str, Any], Callable[..., object]], Iterable[bytes]]
 
 
-class Event(Section):
-    """A request for a run.
-
-    Attributes:
-        manifest: The name of one of the receiver's manifests.
-        reason: Why the run is requested. Only `manual` ignores the cool-down.
-        id: Identifies the event if the envelope's ID does not: publish the same event twice with the same ID.
-        detail: For people, in the receiver's log.
-        dataset_uri: New data, instead of the manifest's; under its `dataset.uri` or one of its
-            `dataset.roots`.
-        dataset_version: The version of the new data.
-    """
-
-    manifest: Name
-    reason: Literal["schedule", "drift", "new_data", "manual"]
-    id: str | None = Field(None, min_length=1, max_length=200)
-    detail: str = Field("", max_length=500)
-    dataset_uri: str | None = Field(None, pattern=r"^(gs|https|hf)://\S+$")
-    dataset_version: str | None = Field(None, min_length=1, max_length=100)
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """The manifest's keys that the event sets, in the form of `--set`."""
-        given = {"dataset.uri": self.dataset_uri, "dataset.version": self.dataset_version}
-        return tuple(f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None)
-
-
 @dataclass(frozen=True)
 class Delivery:
     """An event with its ID, which is the same for every redelivery."""
 
     id: str
-    event: Event
+    event: TrainingRequest
 
     @property
     def job_id(self) -> str:
@@ -111,7 +83,7 @@ def read_delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
         id_ = str(message.get("messageId") or message.get("message_id") or "")
         data = _parsed(_decoded(message.get("data"), "message.data"), "message.data")
     try:
-        event = Event.model_validate(data)
+        event = TrainingRequest.model_validate(data)
     except ValidationError as error:
         faults = "; ".join(_said(fault) for fault in error.errors())
         raise UsageError(f"{faults}. Correct the event and publish it again.") from None
@@ -133,7 +105,7 @@ def _said(fault: Mapping[str, Any]) -> str:
 def _opened(headers: Mapping[str, str], content: Any) -> tuple[str, Any]:
     """The ID and the data of a CloudEvent; anything else has no ID and is the data itself."""
     kind = headers.get("content-type", "").partition(";")[0].strip()
-    if kind == "application/cloudevents+json":
+    if kind == CLOUD_EVENT:
         attributes = _mapping(content, "body")
         if "data_base64" in attributes:
             data = _parsed(_decoded(attributes["data_base64"], "data_base64"), "data_base64")
@@ -304,7 +276,7 @@ class Receiver:
         return Answer(200, "submitted", delivery.event.detail, name)
 
 
-def _manifest(event: Event) -> Manifest:
+def _manifest(event: TrainingRequest) -> Manifest:
     """The manifest that the event names, with the keys that it sets."""
     folder = Path(manifests.__path__[0])
     known = sorted(path.stem for path in folder.glob("*.yaml"))

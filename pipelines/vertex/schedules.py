@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -24,10 +24,12 @@ from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules, with
 from gauntlet.manifests.errors import ManifestError, UsageError
 from gauntlet.manifests.section import Name, Section, faults_of
 from gauntlet.pipelines.checks import load_affordable
+from gauntlet.pipelines.monitoring import compile_monitoring, monitoring_job, require_reachable_log
 from gauntlet.pipelines.training import keep_large_sections
 from gauntlet.pipelines.vertex.submission import (
     Destination,
     Submission,
+    compiled,
     compiled_submission,
     pipeline_job,
     require_sendable,
@@ -50,7 +52,7 @@ LIMITS = {"max_concurrent_run_count": 1, "max_concurrent_active_run_count": 1, "
 
 
 class Schedule(Section):
-    """When a manifest or a template is run.
+    """When a manifest or a template is run. `pipeline: monitoring` runs the manifest's monitoring instead.
 
     With `cache: false` every step runs each time; otherwise the cache is used as it was compiled.
 
@@ -66,6 +68,7 @@ class Schedule(Section):
     end: AwareDatetime | None = None
     paused: bool = False
     cache: bool = True
+    pipeline: Literal["training", "monitoring"] = "training"
     set: tuple[str, ...] = ()
 
     @field_validator("cron")
@@ -88,6 +91,8 @@ class Schedule(Section):
     def _is_possible(self) -> Schedule:
         if (self.manifest is None) == (self.template is None):
             raise ValueError("one of manifest and template is expected")
+        if self.pipeline == "monitoring" and self.manifest is None:
+            raise ValueError("pipeline: monitoring needs a manifest")
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise ValueError("end must be after start")
         return self
@@ -142,7 +147,7 @@ def read_schedules(path: Path) -> tuple[Schedule, ...]:
         cause = " ".join(str(error).split())
         raise UsageError(f"{path}: no schedules can be read from it ({cause}).") from None
     except ValidationError as error:
-        raise ManifestError(faults_of(str(path), error, "See docs/how-to/run_on_vertex.md.")) from None
+        raise ManifestError(faults_of(str(path), error, "See docs/how-to/schedule_runs.md.")) from None
     folder = path.resolve().parent
     return tuple(
         one.model_copy(update={"manifest": str(folder / one.manifest)}) if one.manifest else one
@@ -225,7 +230,7 @@ def _message(schedule: Schedule, destination: Destination, submission: Submissio
         **LIMITS,
         "create_pipeline_job_request": {
             "parent": destination.location.parent,
-            "pipeline_job": with_content_label(_job(submission, destination)),
+            "pipeline_job": with_content_label(_job(schedule, submission, destination)),
         },
     }
     for key, time in (("start_time", schedule.start), ("end_time", schedule.end)):
@@ -259,7 +264,7 @@ def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[st
     if destination.service_account is None:
         raise UsageError("--service-account: found none, expected the one that Cloud Scheduler uses.")
     submission = _submission(schedule, destination)
-    location, job = destination.location, _job(submission, destination)
+    location, job = destination.location, _job(schedule, submission, destination)
     keep_large_sections(submission.manifest, destination.sections)
     body = {
         "displayName": job["display_name"],
@@ -287,8 +292,11 @@ def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[st
     }
 
 
-def _job(submission: Submission, destination: Destination) -> dict[str, Any]:
+def _job(schedule: Schedule, submission: Submission, destination: Destination) -> dict[str, Any]:
     require_sendable(submission)
+    if schedule.pipeline == "monitoring":
+        root, account = destination.root, destination.service_account
+        return monitoring_job(submission.manifest, submission.spec, root, destination.registry_uri, account)
     return pipeline_job(submission.manifest, submission.spec, destination, submission.template_uri)
 
 
@@ -297,6 +305,9 @@ def _submission(schedule: Schedule, destination: Destination) -> Submission:
         submission = template_submission(schedule.template, schedule.set)
     else:
         manifest = load_affordable(Path(str(schedule.manifest)), schedule.set)
+        if schedule.pipeline == "monitoring":
+            require_reachable_log(manifest)
+            return Submission(manifest, compiled(partial(compile_monitoring, manifest)))
         submission = compiled_submission(manifest, destination)
     return submission if schedule.cache else submission.without_cache()
 

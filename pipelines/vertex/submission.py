@@ -12,7 +12,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from gauntlet.manifests.loading import MODEL_KEYS, save_manifest, texts_at
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.home import ARGUMENTS_FILE, LOGS_FOLDER, MANIFEST_FILE, Home, RunRecord
+from gauntlet.pipelines.platforms import Platform
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
 from gauntlet.pipelines.training import (
     CPUS_OF_A_STEP,
@@ -390,10 +391,24 @@ def compiled_submission(
             f"--from-{origin.form}: {origin.source} is a path on this machine, which steps on Vertex AI "
             "cannot read. Copy the model to a bucket and give its URI."
         )
+    sections = destination.sections
+    return Submission(
+        manifest,
+        compiled(
+            lambda path, platform: compile_manifest(
+                manifest, path, platform, sections=sections, origin=origin
+            )
+        ),
+    )
+
+
+def compiled(write: Callable[[Path, Platform], None]) -> dict[str, Any]:
+    """The spec for Vertex AI that `write` writes to a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_manifest(manifest, path, "vertex", sections=destination.sections, origin=origin)
-        return Submission(manifest, yaml.safe_load(path.read_text(encoding="utf-8")))
+        write(path, "vertex")
+        spec: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return spec
 
 
 def require_sendable(submission: Submission) -> tuple[str, ...]:

@@ -208,7 +208,11 @@ def test_validate_data_that_waits_for_a_server_ends_on_sigterm(start: Start) -> 
 
 
 def test_train_model_writes_its_state_on_sigterm(start: Start, tiny_encoder: Path, tmp_path: Path) -> None:
-    settings = (f"training.encoder={tiny_encoder}", "training.epochs=100000")
+    settings = (
+        f"training.encoder={tiny_encoder}",
+        "training.epochs=100000",
+        "training.early_stopping.patience=100000",  # it trains until the signal comes, however late that is
+    )
     container = start("train-model", *settings, AIP_CHECKPOINT_DIR=str(tmp_path / "states"))
     assert container.process.stdout is not None
     for line in container.process.stdout:

@@ -27,9 +27,10 @@ from google.cloud import aiplatform
 from gauntlet import manifests
 from gauntlet.backends.google import calls
 from gauntlet.backends.google.jobs import ListedJob
+from gauntlet.contracts.training_request import TrainingRequest
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.trigger import receiver
-from gauntlet.pipelines.trigger.receiver import Event, Limits, Receiver, read_delivery
+from gauntlet.pipelines.trigger.receiver import Limits, Receiver, read_delivery
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 from tests.fakes.pubsub import PubSub, emulator
@@ -439,7 +440,7 @@ def test_a_limit_that_is_no_number_is_refused(text: str) -> None:
 
 
 def test_an_event_cannot_set_what_a_run_may_cost() -> None:
-    assert "resources" not in str(Event.model_json_schema())
+    assert "resources" not in str(TrainingRequest.model_json_schema())
 
 
 def test_the_process_that_cloud_run_starts_receives_events(cloud: FakeCloud) -> None:

@@ -15,11 +15,7 @@ TOOLS = ("unshare", "nsenter", "setpriv", "mount")
 def missing() -> str:
     """What is missing here, in one line; empty: nothing."""
     absent = [*filter(None, (_user(), _tools(), _fuse()))] or [*filter(None, (_namespaces(),))]
-    return (
-        f"tests like Vertex AI need {' and '.join(absent)}: see docs/how-to/run_on_vertex.md"
-        if absent
-        else ""
-    )
+    return f"tests like Vertex AI need {' and '.join(absent)}: see docs/reference/vertex.md" if absent else ""
 
 
 def _user() -> str:

@@ -16,15 +16,18 @@ from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
 from gauntlet.components.convert_to_onnx.admission import CandidateResult, refusing, ship
+from gauntlet.components.convert_to_onnx.baseline import write_baseline
 from gauntlet.components.convert_to_onnx.processor import describe_processor
 from gauntlet.components.convert_to_onnx.run import run
 from gauntlet.components.convert_to_onnx.timing import BUSY
+from gauntlet.contracts.drift import read_baseline
 from gauntlet.manifests.conversion import Conversion, StudentConversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import Bundle, file_sha256
 from gauntlet.serving.cpu import cpu_class
 from gauntlet.serving.verification import SMOKE_TEXTS, verify
-from gauntlet.trainer.saved_model import load_model
+from gauntlet.tasks.texts.conversion import EncoderSubject
+from gauntlet.trainer.saved_model import load_model, read_record
 from tests.components.convert_to_onnx.conftest import save_checkpoint
 from tests.components.convert_to_onnx.test_conversion_admission import result
 
@@ -379,3 +382,28 @@ def test_when_no_bundle_passes_the_table_says_why_and_none_is_left(
         shipping.ship()
     assert [chosen for _, chosen in shipping.noted] == [None]
     assert not shipping.bundle.exists()
+
+
+def test_the_baseline_is_what_the_shipped_graph_answers_to_the_test_split(
+    converted: Converted, checkpoint: Path, splits: Path, tmp_path: Path
+) -> None:
+    found = read_baseline(converted.bundle)
+    assert found is not None
+    baseline, arrays = found
+    frame = pd.read_parquet(splits / "test.parquet")
+    bundle = Bundle(converted.bundle)
+    predicted = bundle.probabilities(frame["text"].tolist()).argmax(1)
+    assert (baseline.split, baseline.rows, baseline.labels) == ("test", ROWS, bundle.info.labels)
+    assert baseline.predicted == {
+        name: int((predicted == at).sum()) for at, name in enumerate(bundle.info.labels)
+    }
+    assert baseline.promise is not None
+    assert baseline.promise.mean == pytest.approx((predicted != frame["label"]).mean())
+    assert baseline.calibration is not None
+    lengths = [len(text) for text in frame["text"]]
+    edges, counts = arrays.edges["feature_characters"], arrays.counts["feature_characters"]
+    assert counts.tolist() == [*np.bincount(np.searchsorted(edges, lengths), minlength=len(edges) + 1), 0]
+    subject = EncoderSubject(STRICT, checkpoint, read_record(checkpoint), splits, 7)
+    for name, path in write_baseline(tmp_path, converted.bundle, bundle.info, subject).items():
+        assert path.read_bytes() == (converted.bundle / name).read_bytes()
+        assert bundle.info.files[name] == file_sha256(path)
