@@ -37,6 +37,9 @@ STEPS_ON_A_CPU = (
     "gate_model",
     "register_model",
     "write_report",
+    "collect_window",
+    "detect_drift",
+    "request_training",
 )
 PUSHED_IMAGES = dict.fromkeys(STEPS_ON_A_CPU, f"registry.example/components@sha256:{'1' * 64}") | {
     "train_model": f"registry.example/trainer@sha256:{'2' * 64}"

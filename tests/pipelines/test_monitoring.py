@@ -109,7 +109,7 @@ def test_a_scheduled_monitoring_has_a_label_of_its_own(
 
     location = VertexLocation("demo", place.LOCATION)
     jobs = PipelineJobs(location)
-    jobs.create({"display_name": job.display_name, "labels": dict(job.labels)}, "monitoring-1")
+    jobs.create(type(job).to_dict(job), "monitoring-1")
     assert jobs.of_system("emotion_sample", since=datetime.now(UTC) - timedelta(days=1)) == []
 
 
