@@ -30,13 +30,13 @@ class Golden:
         bodies: A Vertex request body for each row: each is asked alone, as it was proved.
         scores: The probability of each label, (N, C); empty for a model whose answers have none.
         bound: How much a probability may differ.
-        classes: How many labels the model has.
+        labels: The model's labels, in the order of the scores.
     """
 
     bodies: tuple[bytes, ...]
     scores: tuple[tuple[float, ...], ...]
     bound: float
-    classes: int
+    labels: tuple[str, ...]
 
 
 def read_golden(bundle: Path, sha256: str) -> Golden:
@@ -62,7 +62,7 @@ def read_golden(bundle: Path, sha256: str) -> Golden:
             for row in noise
         ]
     bodies = tuple(json.dumps({"instances": [row]}).encode() for row in rows)
-    return Golden(bodies, scores, bound, len(info.labels))
+    return Golden(bodies, scores, bound, tuple(info.labels))
 
 
 def fault_of(golden: Golden, row: int, answer: Answer, bundle_sha256: str) -> str:
@@ -75,7 +75,9 @@ def fault_of(golden: Golden, row: int, answer: Answer, bundle_sha256: str) -> st
         return f"golden row {row}: the answer has status {answer.status}: {answer.body[:200]!r}"
     try:
         [prediction] = json.loads(answer.body)["predictions"]
-        found = list(prediction["probabilities"].values()) if golden.scores else []
+        known = prediction["probabilities"] if golden.scores else {}
+        # By label: an answer that comes as a protobuf has them in any order.
+        found = [known[label] for label in golden.labels] if golden.scores else []
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"golden row {row}: the answer has no prediction ({error!r})"
     return f"golden row {row}: {fault}" if (fault := _difference(golden, row, found)) else ""
@@ -83,8 +85,6 @@ def fault_of(golden: Golden, row: int, answer: Answer, bundle_sha256: str) -> st
 
 def _difference(golden: Golden, row: int, found: Sequence[float]) -> str:
     expected = golden.scores[row] if golden.scores else ()
-    if len(found) != len(expected):
-        return f"found {len(found)} probabilities, expected {len(expected)}"
     difference = max((abs(one - other) for one, other in zip(found, expected, strict=True)), default=0.0)
     if math.isnan(difference) or difference > golden.bound:
         return (

@@ -351,7 +351,7 @@ class Engine:
         if fault := self._broken(service, rollout, evidence):
             self._give_up(rollout, fault)
             return
-        found = judge(rollout.seen, rollout.seconds, self.settings, self._known().classes)
+        found = judge(rollout.seen, rollout.seconds, self.settings, len(self._known().labels))
         rollout = rollout.model_copy(update={"why": found.why, "evidence": found.evidence})
         if found.state == "alarm" or (
             found.state == "inconclusive" and self.settings.inconclusive == "rollback"

@@ -346,7 +346,7 @@ def test_rollback_starts_the_version_that_served_before_and_moves_alias_and_traf
     for version in versions:
         registry.promote(MODEL, version.version)
     settings = DeploymentSection(target="local", steps=(100,), keep_previous_seconds=0)
-    engine = Engine(target, records, settings, lambda: Golden((GOOD,), (), 0.0, 2))
+    engine = Engine(target, records, settings, lambda: Golden((GOOD,), (), 0.0, ("bad", "good")))
     assert engine.deploy(release_of(versions[1])).phase == "done"
     until(lambda: True if served(target).of_bundle(first.bundle_sha256) is None else None)
     with pytest.raises(SystemExit) as ended:

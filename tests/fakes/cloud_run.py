@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -31,6 +31,7 @@ class CloudRun:
         looks_until_settled: How many times a changed service is seen as it was before.
         failing: The condition of each revision that cannot start, by its bundle's first 12 digits.
         failing_traffic: Whether updates are accepted and then fail, so that traffic stays.
+        answers: The predictions for instances, by the bundle's sha256.
         requests: Each revision that was asked at its URL, and the path.
     """
 
@@ -38,6 +39,7 @@ class CloudRun:
         self.looks_until_settled = 0
         self.failing: dict[str, dict[str, Any]] = {}
         self.failing_traffic = False
+        self.answers: Callable[[str, list[Any]], list[Any]] = lambda _, __: []
         self.requests: list[tuple[str, str]] = []
         self._services: dict[str, run_v2.Service] = {}
         self._revisions: dict[str, run_v2.Revision] = {}
@@ -104,7 +106,9 @@ class CloudRun:
 
     # --- what is served ---
 
-    def answer(self, host: str, path: str, authorization: str) -> tuple[int, dict[str, str], bytes]:
+    def answer(
+        self, host: str, path: str, authorization: str, body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
         """What a POST to the URL of a service or of a tag gets."""
         tag, _, of = host.partition("---")
         tag, of = ("", tag) if not of else (tag, of)
@@ -120,7 +124,9 @@ class CloudRun:
         self.requests.append((revision, path))
         found = self._revisions[f"{service.name}/revisions/{revision}"]
         sha256 = found.annotations.get("gauntlet-bundle-sha256", "")
-        return 200, {"x-gauntlet-bundle-sha256": sha256}, b'{"predictions": []}'
+        predictions = self.answers(sha256, json.loads(body)["instances"])
+        content = json.dumps({"predictions": predictions}).encode()
+        return 200, {"x-gauntlet-bundle-sha256": sha256}, content
 
     # --- inside ---
 

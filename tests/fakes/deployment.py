@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -144,11 +144,8 @@ class MemoryDeployment(Deployment):
     def ask(self, revision: str, body: bytes) -> Answer:
         self._called("ask")
         one = self.revisions[revision]
-        known = self._behaviour(one).scores
-        [row] = json.loads(body)["instances"]
-        scores = known[1] if row["text"].startswith("bad") else known[0]
-        answer = {"probabilities": dict(zip(("joy", "anger"), scores, strict=True))}
-        return Answer(200, json.dumps({"predictions": [answer]}).encode(), one.bundle_sha256[:12])
+        answers = golden_answers(self._behaviour(one), json.loads(body)["instances"])
+        return Answer(200, json.dumps({"predictions": answers}).encode(), one.bundle_sha256[:12])
 
     def shift(
         self,
@@ -203,22 +200,34 @@ class MemoryDeployment(Deployment):
             )
 
     def _answer(self, one: Revision, requests: int) -> None:
-        behaviour, found = self._behaviour(one), self.counts.get(one.id, ArmCounts())
-        rest = max(0.0, 1 - behaviour.errors - behaviour.refused)
-        errors, refused, good = self.random.multinomial(requests, [behaviour.errors, behaviour.refused, rest])
-        times = self.random.exponential(behaviour.latency_ms, good)
-        slots = np.bincount(np.searchsorted(BOUNDS, times), minlength=len(BOUNDS))
-        drawn = self.random.multinomial(good, list(behaviour.labels.values()))
+        found = self.counts.get(one.id, ArmCounts())
+        new = drawn_counts(self._behaviour(one), requests, self.random)
         self.counts[one.id] = ArmCounts(
-            requests=found.requests + requests,
-            errors=found.errors + int(errors),
-            refused=found.refused + int(refused),
-            latency_ms={
-                bound: found.latency_ms.get(bound, 0) + int(count)
-                for bound, count in zip(BOUNDS, slots, strict=True)
-            },
-            labels={
-                label: found.labels.get(label, 0) + int(count)
-                for label, count in zip(behaviour.labels, drawn, strict=True)
-            },
+            requests=found.requests + new.requests,
+            errors=found.errors + new.errors,
+            refused=found.refused + new.refused,
+            latency_ms={at: found.latency_ms.get(at, 0) + n for at, n in new.latency_ms.items()},
+            labels={label: found.labels.get(label, 0) + n for label, n in new.labels.items()},
         )
+
+
+def drawn_counts(behaviour: Behaviour, requests: int, random: np.random.Generator) -> ArmCounts:
+    """What so many requests to a server of this behaviour come to."""
+    rest = max(0.0, 1 - behaviour.errors - behaviour.refused)
+    errors, refused, good = random.multinomial(requests, [behaviour.errors, behaviour.refused, rest])
+    times = random.exponential(behaviour.latency_ms, good)
+    slots = np.bincount(np.searchsorted(BOUNDS, times), minlength=len(BOUNDS))
+    drawn = random.multinomial(good, list(behaviour.labels.values()))
+    return ArmCounts(
+        requests=requests,
+        errors=int(errors),
+        refused=int(refused),
+        latency_ms={bound: int(count) for bound, count in zip(BOUNDS, slots, strict=True)},
+        labels={label: int(count) for label, count in zip(behaviour.labels, drawn, strict=True)},
+    )
+
+
+def golden_answers(behaviour: Behaviour, instances: Sequence[Any]) -> list[dict[str, Any]]:
+    """What a server of this behaviour answers to golden rows."""
+    scores = [behaviour.scores[row["text"].startswith("bad")] for row in instances]
+    return [{"probabilities": dict(zip(("joy", "anger"), of, strict=True))} for of in scores]

@@ -148,7 +148,7 @@ class _Hosts(BaseHTTPRequestHandler):
             self._send(*self.server.token(parse_qs(body.decode())))
         elif self.headers["Host"].endswith(".a.run.app"):
             said = self.server.cloud_run.answer(
-                self.headers["Host"], self.path, self.headers["Authorization"]
+                self.headers["Host"], self.path, self.headers["Authorization"], body
             )
             self._send(said[0], said[2], said[1])
         elif self.headers["Host"].endswith(".prediction.vertexai.goog"):

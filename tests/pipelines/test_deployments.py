@@ -83,7 +83,7 @@ def test_rollback_moves_alias_and_traffic_and_ends_the_rollout_that_is_going_on(
     for number in ("1", "2"):
         version = registry.register(MODEL, write(tmp_path / number), {"run_id": number})
         registry.promote(MODEL, version.version)
-        golden = Golden((), (), 0.01, 2)
+        golden = Golden((), (), 0.01, ("joy", "anger"))
         engine = Engine(TARGET, records, SETTINGS, lambda golden=golden: golden, clock=TARGET.clock)
         if number == "2":
             TARGET.faults["evidence"] = [KeyboardInterrupt()]  # type: ignore[list-item]

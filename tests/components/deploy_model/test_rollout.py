@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.deployment import Assignment, ConflictError, Release
+from gauntlet.backends.deployment import Answer, Assignment, ConflictError, Release
 from gauntlet.backends.rollouts import FileRecords, Records, open_records
 from gauntlet.components.deploy_model import rollout as engine_module
-from gauntlet.components.deploy_model.golden import Golden
+from gauntlet.components.deploy_model.golden import Golden, fault_of
 from gauntlet.components.deploy_model.rollout import LOCK_SECONDS, Engine, roll_back
 from gauntlet.contracts.rollout import DeploymentRecord, Lock
 from gauntlet.manifests.deployment import DeploymentSection
@@ -61,7 +61,7 @@ class MemoryRecords(Records):
 
 def golden() -> Golden:
     bodies = tuple(json.dumps({"instances": [{"text": text}]}).encode() for text in ("good", "bad"))
-    return Golden(bodies, ((0.7, 0.3), (0.2, 0.8)), 0.01, 2)
+    return Golden(bodies, ((0.7, 0.3), (0.2, 0.8)), 0.01, ("joy", "anger"))
 
 
 def engine(target: MemoryDeployment, records: Records, **more: Any) -> Engine:
@@ -445,3 +445,11 @@ def test_a_record_in_a_bucket_is_replaced_only_in_the_generation_that_was_read(
     second = other.write(DeploymentRecord(model="emotion", history=("y",)), first)
     assert records.read() == (DeploymentRecord(model="emotion", history=("y",)), second)
     assert list(bucket.objects) == ["gs://bucket/models/deployments/emotion.json"]
+
+
+def test_golden_rows_are_compared_by_label() -> None:
+    """What comes as a protobuf, as from a Vertex endpoint, has the labels in any order."""
+    body = b'{"predictions": [{"probabilities": {"anger": 0.3, "joy": 0.7}}]}'
+    assert fault_of(golden(), 0, Answer(200, body, "0" * 12), "0" * 64) == ""
+    other = body.replace(b"joy", b"fear")
+    assert "no prediction (KeyError('joy'))" in fault_of(golden(), 0, Answer(200, other, "0" * 12), "0" * 64)
